@@ -68,7 +68,7 @@ ALLOWED := $(if $(GIVEN),$(shell awk -v goals=" $(or $(MAKECMDGOALS),help) " '/^
 $(foreach name,$(filter-out $(ALLOWED) PYTHON HARNESS_% MLFLOW_% CUDA_% OMP_% PIP_% UV_% PYTEST_%,$(GIVEN)),\
   $(error $(name) is not an option of `make $(or $(MAKECMDGOALS),help)`, which has: $(or $(ALLOWED),none)))
 endif
-.PHONY: help plan ablation tuning reflow table tables variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
+.PHONY: help plan ablation tuning reflow table tables report variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
 
 ## List the targets and their options.
 help:
@@ -107,6 +107,10 @@ endif
 ## Compare all published tables with our values, at their own scales; train what is missing: FORMAT
 tables: $(READY)
 	@$(BIN)/harness compare $(PRINTED)
+
+## Write a study's page again, one HTML file that opens without a network: STUDY SCALE SEEDS SET PLUGIN
+report: $(READY)
+	@$(BIN)/harness report $(STUDY) $(OPTIONS)
 
 ## Split the variance of a finished study into training and sampling: STUDY SCALE SEEDS SET PLUGIN
 variance: $(READY)

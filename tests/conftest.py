@@ -130,8 +130,9 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace a report's figure by an empty one: drawing takes longer than the rest of the report."""
+    """Replace a report's figure by an empty one, and leave out its page's: drawing takes longer than the rest."""
     monkeypatch.setattr("harness.ablation.report.figures.draw", lambda *_: Figure(figsize=(0.1, 0.1)))
+    monkeypatch.setattr("harness.ablation.report.page_figures.drawn", lambda *_: {})
 
 
 @pytest.fixture

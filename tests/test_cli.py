@@ -56,6 +56,7 @@ COMMANDS = [
     "ablate",
     "tune",
     "table",
+    "report",
     "compare",
     "variance",
     "publish",
@@ -405,6 +406,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("tune tuning --set train.step=3", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
         ("table weighting", "weighting-digits: nothing is measured yet. Looked in "),
         ("table weighting", " Run `harness ablate weighting --scale digits` first."),
+        ("report weighting", "weighting-digits: nothing is measured yet. Looked in "),
+        ("report weightin", "'weightin' is not a known study. Did you mean 'weighting'?"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(refused: Refused, command: str, said: str) -> None:

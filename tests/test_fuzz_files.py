@@ -78,7 +78,7 @@ def test_runs(lab: Path) -> None:
         ("sample", student, "--number", "4", "--nfe", "2", "--out", "x.npz"): [],
         ("lineage", student): [],
         ("lineage", student, "--out", "x.png"): [],
-        ("table", "two", "--scale", "points"): ["tables", "figures", "references"],
+        ("table", "two", "--scale", "points"): ["tables", "figures", "reports", "references"],
         ("publish", "two", "--scale", "points"): ["references"],
         ("reflow", even, "--workers", "1"): ["references"],
     }

@@ -83,7 +83,7 @@ def test_its_report_has_values_verdicts_figures_and_files(launched: list[str]) -
     assert isinstance(report.figures["mine-digits"], Figure)
     folder = results_folder() / "local"
     endings = ("tables/mine-digits.md", "tables/mine-digits.csv", "tables/mine-digits.json")
-    expected_paths = [*endings, "tables/mine-digits-seeds.csv", "figures/mine-digits.png"]
+    expected_paths = [*endings, "tables/mine-digits-seeds.csv", "figures/mine-digits.png", "reports/mine-digits.html"]
     assert report.paths == tuple(folder / path for path in expected_paths)
     assert all(path.is_file() for path in report.paths)
     assert "harness.run_study(mine, scale='digits')" in report.paths[0].read_text()
@@ -99,7 +99,8 @@ def test_a_notebook_shows_it(launched: list[str], tmp_path: Path, monkeypatch: p
     assert page.count('<img src="data:image/png;base64,iVBOR') == 1
     text = report._repr_markdown_()
     (picture,) = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert Path(picture).samefile(report.paths[-1])
+    (drawn,) = (path for path in report.paths if path.suffix == ".png")
+    assert Path(picture).samefile(drawn)
     lines = repr(report).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[-1].split()[-1] == "better"

@@ -210,6 +210,10 @@ def _tables(add: Add) -> None:
     form = "print only the tables, in this format; latex needs the package booktabs (default: for the terminal)"
     sub.add_argument("--format", choices=["markdown", "csv", "latex"], help=form)
 
+    about = "Write a study's page again from the runs on disk: one HTML file that opens without a network."
+    sub = add("report", about, "weighting", "weighting --scale points --seeds 5")
+    options.study(sub, "the last complete look")
+
     about = "Split the variance of a finished study into training and sampling, and find the cheapest way to power."
     sub = add("variance", about, "weighting --scale points --seeds 5")
     options.study(sub, "all finished runs")

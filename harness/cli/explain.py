@@ -11,7 +11,7 @@ from harness.cli.plans import plan_of
 from harness.core.config import override, parse_assignments
 from harness.core.errors import UserError
 from harness.core.progress import terminal
-from harness.runs.explain import Explained, alike, draw, percent
+from harness.runs.explain import Explained, compared, draw, percent
 from harness.runs.validate import refuse_idle
 
 
@@ -48,7 +48,7 @@ def _compare(arms: dict[str, Explained]) -> None:
     for name, arm in arms.items():
         table.add_row(name, percent(arm.effective_share()))
     console.print(table)
-    for line in alike(arms) or ["no two arms have the same objective or the same weight over log SNR."]:
+    for line in compared(arms):
         console.print(f"- {line}")
 
 

@@ -24,7 +24,7 @@ from harness.ablation.execute.launch import launch
 from harness.ablation.execute.placement import Placement, remembered
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.execute.worker import PlanBoard
-from harness.ablation.report import history, tables, tuned
+from harness.ablation.report import history, page, tables, tuned
 from harness.ablation.report.findings import Report
 from harness.ablation.report.mirrored import mirrored
 from harness.cli.shared import own_folder, told
@@ -188,12 +188,23 @@ def report(
     plan: Plan, judge: Judge, folder: Path, command: str, console: Console, *notes: str,
     more: Callable[[], list[Path]] = list, show: Show = on_terminal,
 ) -> Told:  # fmt: skip
-    """Write a plan's files below `folder`, with `notes` under its table; show them, and return what MLflow receives."""
+    """Write a plan's files below `folder`, with `notes` under its table; show them, and return what MLflow receives.
+
+    A user's own folder gets the study's page too; the committed folder does not.
+    """
+    made = reported(plan, judge, *notes)
+    paths = tables.write(made, folder, command)
+    paths += [page.write(made, folder, command)] if folder == own_folder() else []
+    paths += more()
+    show(made, paths, console)
+    return mirrored(made, paths)
+
+
+def reported(plan: Plan, judge: Judge, *notes: str) -> Report:
+    """Return the report of a plan's runs, with `notes` after its own."""
     number = judge.config.samples_at(plan.nfe)
     at_primary = judge_references(judge, number) if number > judge.config.num_samples else None
     floor = judge_floor(judge, plan.metric, number)
     made = tables.report(plan, judge_references(judge), at_primary, floor)
     made.notes += notes
-    paths = [*tables.write(made, folder, command), *more()]
-    show(made, paths, console)
-    return mirrored(made, paths)
+    return made

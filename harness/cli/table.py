@@ -24,13 +24,9 @@ def run(options: argparse.Namespace) -> None:
 
     With `--format`, standard output holds only the table.
     """
-    given = plan_of(options)
     console = terminal(stderr=options.format is not None)
     command = training_command(options)
-    plan = next((plan for plan in as_trained(given) if _is_begun(plan)), None)
-    if plan is None:
-        raise UserError(f"{given.name}: nothing is measured yet. {looked_for(given)} Run `{command}` first.")
-    plan = reached(plan) if options.seeds is None else decided(plan)
+    plan = measured(options)
 
     def printed(made: Report, paths: list[Path], console: Console) -> None:
         pictures = [os.path.relpath(path) for path in paths if path.suffix == ".png"]
@@ -39,6 +35,16 @@ def run(options: argparse.Namespace) -> None:
 
     judge = prepare(plan, console)
     report(plan, judge, own_folder(), command, console, show=printed if options.format else on_terminal)
+
+
+def measured(options: argparse.Namespace) -> Plan:
+    """Return the plan that the options name, at its last complete look; `UserError` if nothing is measured yet."""
+    given = plan_of(options)
+    plan = next((plan for plan in as_trained(given) if _is_begun(plan)), None)
+    if plan is None:
+        command = training_command(options)
+        raise UserError(f"{given.name}: nothing is measured yet. {looked_for(given)} Run `{command}` first.")
+    return reached(plan) if options.seeds is None else decided(plan)
 
 
 def _is_begun(plan: Plan) -> bool:

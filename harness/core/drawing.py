@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from harness.core.errors import Pruned, Stopped, UserError, in_a_line
 from harness.core.files import write_atomic
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Okabe and Ito's palette; colour-blind readers can tell its colours apart."""
+NARROW = 3.0
+"""Ratios over a range smaller than this factor have evenly spaced ticks."""
+T = TypeVar("T")
 _TOLD: set[tuple[Path, str]] = set()
 """(folder, reason) of each failure that was already reported."""
 
@@ -35,17 +38,22 @@ class Undrawable(UserError):
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: cannot be drawn ({reason}).")
         self.place = path.parent, reason
+        self.reason = reason
 
 
 def write_picture(path: Path, make: Callable[[], bytes]) -> None:
     """Write the PNG that `make` returns. `Undrawable` if `make` fails; a full disk or a stop is raised unchanged."""
+    write_atomic(path, drawn(path, make))
+
+
+def drawn(path: Path, make: Callable[[], T]) -> T:
+    """Return the figure that `make` returns for a file. `Undrawable` if it fails, as for `write_picture`."""
     try:
-        content = make()
+        return make()
     except (UserError, Stopped, Pruned, OSError):
         raise
     except Exception as error:  # drawing libraries raise many types
         raise Undrawable(path, in_a_line(error)) from error
-    write_atomic(path, content)
 
 
 @contextlib.contextmanager
@@ -111,3 +119,12 @@ def plain_log(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> 
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+def ratio_axis(axes: Axes, low: float, high: float) -> None:
+    """Make the y axis logarithmic for ratios between `low` and `high`, with ticks also where these are close."""
+    from matplotlib.ticker import MaxNLocator
+
+    plain_log(axes, "y", low, high)
+    if high < NARROW * low:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

@@ -9,9 +9,10 @@ same interpolant, prediction, noise and coupling have the same expected objectiv
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from harness.core.registry import Component
 from harness.data.base import load
 from harness.flow.time_weight import TimeWeight
 from harness.runs.config import RunConfig
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LOG_SNR = torch.linspace(-9, 9, 721, dtype=torch.float64)
 SAME = 2e-3
@@ -137,8 +141,13 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
     return lines
 
 
+def compared(arms: Mapping[str, Explained]) -> list[str]:
+    """Return the lines of `alike`, or one line that says that there is none."""
+    return alike(arms) or ["no two arms have the same objective or the same weight over log SNR."]
+
+
 def draw(arms: Mapping[str, Explained], path: Path) -> None:
-    """Write the effective weights over log SNR as a PNG, each scaled to 1 where the noise is as strong as the data."""
+    """Write the effective weights over log SNR as a PNG, as `draw_weights` draws them."""
     write_picture(path, lambda: _curves(arms))
 
 
@@ -147,17 +156,21 @@ def _curves(arms: Mapping[str, Explained]) -> bytes:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for i, (name, arm) in enumerate(arms.items()):
+    draw_weights(axes, arms, [{"ls": ("-", "--", ":")[i % 3], "color": f"C{i % 10}"} for i in range(len(arms))])
+    if len(arms) > 1:
+        legend_below(figure, axes.get_legend_handles_labels()[0])
+    return png(figure, dpi=150)
+
+
+def draw_weights(axes: Axes, arms: Mapping[str, Explained], styles: Iterable[Mapping[str, Any]]) -> None:
+    """Draw the effective weights over log SNR, each scaled to 1 where the noise is as strong as the data.
+
+    `styles` are Matplotlib's settings of the arms' lines.
+    """
+    for (name, arm), style in zip(arms.items(), styles, strict=True):
         curve = arm.effective_weight()
         middle = curve[LOG_SNR.abs().argmin()]
-        axes.plot(
-            LOG_SNR,
-            curve / middle,
-            label=shown(name),
-            linestyle=("-", "--", ":")[i % 3],
-            color=f"C{i % 10}",
-            linewidth=1.6,
-        )
+        axes.plot(LOG_SNR, curve / middle, label=shown(name), lw=1.6, **style)
     axes.set_yscale("log")
     low, high = (min(max(end, 1e-6), 1e6) for end in axes.get_ylim())
     plain_log(axes, "y", low, high)
@@ -165,9 +178,6 @@ def _curves(arms: Mapping[str, Explained]) -> bytes:
     axes.set_xlabel("log SNR (noise left, data right)")
     axes.set_ylabel("effective weight of the noise error")
     axes.grid(alpha=0.3)
-    if len(arms) > 1:
-        legend_below(figure, axes.get_legend_handles_labels()[0])
-    return png(figure, dpi=150)
 
 
 def _beside_curve(f: RunConfig) -> tuple[object, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -17,7 +18,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.report import numbers
 from harness.ablation.report.findings import REFERENCES
 from harness.ablation.report.grid import capitalised
-from harness.ablation.report.outcomes import Seeds, combined, paired
+from harness.ablation.report.outcomes import Seeds, combined, pairs
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, worded
 from harness.core.drawing import COLOURS, inches, legend_below, plain_log, shown
 from harness.core.registry import find
@@ -39,27 +40,44 @@ def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dic
 
     The metric is drawn as lines with 95 % intervals, or as a grid where the arms are more than `LINES_AT_MOST`.
     """
-    values = cells.dropna(subset="value")
     figure = Figure(figsize=(11, 4.8 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
-    primary: Any = summary[summary.primary].set_index("arm")
-    labels = [label for arm in primary.index for label in (_label(arm, summary), _said(plan, primary.loc[arm]))]
-    longest = max(inches(figure, label, 10) for label in labels)
+    longest = widest(figure, plan, summary)
     many = len(plan.arms) > LINES_AT_MOST
     figure.set_figwidth(11 + (1 + many) * max(0.0, longest - 1))  # a grid has the names on its left too
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
     if many:
         _grid(curve, plan, cells, summary, references)
     else:
-        _curves(curve, plan, values, summary, references)
-    _forest(forest, plan, values, summary)
+        draw_curves(curve, plan, cells, summary, references)
+    draw_forest(forest, plan, cells, summary)
     handles = [handle for axes in (curve, forest) for handle in axes.get_legend_handles_labels()[0]]
     legend_below(figure, handles)
     return figure
 
 
-def _curves(
-    axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]
+def widest(figure: Figure, plan: Plan, summary: pd.DataFrame) -> float:
+    """Return the width of the longest label of a study's forest, in inches."""
+    primary: Any = summary[summary.primary].set_index("arm")
+    labels = [label for arm in primary.index for label in (_label(arm, summary), _said(plan, primary.loc[arm]))]
+    return max(inches(figure, label, 10) for label in labels)
+
+
+def mark(plan: Plan, name: str) -> str:
+    """Return the id, in a drawing, of everything that belongs to an arm or an effect."""
+    arms = list(plan.arms)
+    return f"arm-{arms.index(name)}" if name in plan.arms else f"effect-{list(plan.contrasts).index(name)}"
+
+
+def _marked(artists: Iterable[Artist], mark: str) -> None:
+    for artist in artists:
+        artist.set_gid(mark)
+
+
+def draw_curves(
+    axes: Axes, plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: Mapping[str, Mapping[str, float]]
 ) -> None:
+    """Draw the primary metric against NFE: a line with 95 % intervals for each arm, and the scores of references."""
+    values = cells.dropna(subset="value")
     of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0) & summary.arm.isin(plan.arms)]
     calls = values[values.metric == plan.metric].groupby(["arm", "nfe"]).calls.mean()
     for i, arm in enumerate(plan.arms):
@@ -68,7 +86,8 @@ def _curves(
         aside = 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
         x = [calls[arm, nfe] * aside for nfe in own.nfe]
         label = _label(arm, summary[summary.metric == plan.metric])
-        axes.errorbar(x, own["mean"], half, label=label, ms=5, lw=1.4, capsize=2, **style_of(i))
+        drawn = axes.errorbar(x, own["mean"], half, label=label, ms=5, lw=1.4, capsize=2, **style_of(i))
+        _marked(drawn.get_children(), mark(plan, arm))
     for kind, style in LINES.items():
         if plan.metric in references.get(kind, {}):
             axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=REFERENCES[kind].label)
@@ -147,25 +166,38 @@ def _apart(values: Iterable[int]) -> list[int]:
     return chosen
 
 
-def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame) -> None:
+def seed_ratios(plan: Plan, cells: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return {contrast: its value over its base's, by seed}, at the primary metric and NFE."""
+    values = cells.dropna(subset="value")
+    at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)]
+    by_arm = {str(arm): own.set_index("seed") for arm, own in at_primary.groupby("arm")}
+    out = {}
+    for name, contrast in plan.contrasts.items():
+        own, base = (combined(by_arm, arms) for arms in (contrast.arms, contrast.against))
+        found = pairs(own, base, plan.seeds)
+        out[name] = (found.own / found.base).sort_index()
+    return out
+
+
+def draw_forest(axes: Axes, plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame) -> None:
+    """Draw each arm's difference at the primary NFE with its interval, and a tick for each seed."""
     rows: Any = summary[summary.primary].set_index("arm")
     others = rows.index[rows.verdict != BASELINE]
     smallest = 100 * plan.smallest_difference
     axes.axvspan(-smallest, smallest, color="grey", alpha=0.15, label=f"smallest difference, ±{smallest:g} %")
     axes.axvline(0, color="grey", lw=1)
-    at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)]
-    by_arm = {str(arm): own.set_index("seed") for arm, own in at_primary.groupby("arm")}
+    by_seed = seed_ratios(plan, cells)
     for y, arm in enumerate(others):
         style = style_of(list(plan.arms).index(arm)) if arm in plan.arms else EFFECT
         row = rows.loc[arm]
         if not math.isnan(row.difference) and row.verdict != NOT_COMPARED:
+            drawn = []
             if not math.isnan(row.low):
-                axes.plot([100 * row.low, 100 * row.high], [y, y], color=style["color"], ls=style["ls"], lw=2)
-            axes.plot([100 * row.difference], [y], **style)
-            contrast = plan.contrasts[arm]
-            own, base = (combined(by_arm, arms) for arms in (contrast.arms, contrast.against))
-            ratios = [100 * (a / b - 1) for a, b in zip(*paired(own, base, plan.seeds), strict=True)]
-            axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=style["color"], alpha=0.7)
+                drawn += axes.plot([100 * row.low, 100 * row.high], [y, y], color=style["color"], ls=style["ls"], lw=2)
+            drawn += axes.plot([100 * row.difference], [y], **style)
+            ratios = 100 * (by_seed[arm] - 1)
+            drawn += axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=style["color"], alpha=0.7)
+            _marked(drawn, mark(plan, arm))
     axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
     low, high = axes.get_xlim()
     ticks = [sign * smallest * 10**i for i in range(5) for sign in (-1, 1)]

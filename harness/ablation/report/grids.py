@@ -22,11 +22,11 @@ def grids(report: Report) -> list[Grid]:
     metrics = sorted(report.summary.rows.metric.unique(), key=lambda metric: metric != report.plan.metric)
     out = [by_nfe(report, metric) for metric in metrics]
     out += [of_verdicts(report), *crossed.grids(report)]
-    out += [_excess(report)] if report.floor and report.excess else []
-    out += [_power(report)] if report.summary.power else []
-    out += [_read_off(report)] if report.readouts else []
+    out += [of_excess(report)] if report.floor and report.excess else []
+    out += [of_power(report)] if report.summary.power else []
+    out += [read_off(report)] if report.readouts else []
     out += [needed(report)] if report.plan.expected_nfe else []
-    return [*out, _spent(report)] if report.spent else out
+    return [*out, of_seconds(report)] if report.spent else out
 
 
 def of_settings(report: Report) -> Grid:
@@ -95,7 +95,7 @@ def _of_a_tie(row: pd.Series) -> str:
     return f"{row.tie_low:+.1%} to {row.tie_high:+.1%}" if row.verdict == "tie" else ""
 
 
-def _excess(report: Report) -> Grid:
+def of_excess(report: Report) -> Grid:
     """Return the table of the excesses, beside the differences of the verdicts."""
     plan = report.plan
     rows = report.summary.rows
@@ -116,7 +116,7 @@ def _excess(report: Report) -> Grid:
     )
 
 
-def _power(report: Report) -> Grid:
+def of_power(report: Report) -> Grid:
     """Return the table of the differences that the seeds of each contrast can find at its look."""
     plan = report.plan
     wanted = plan.smallest_difference
@@ -138,7 +138,7 @@ def _power(report: Report) -> Grid:
     return Grid(title, header, lines)
 
 
-def _spent(report: Report) -> Grid:
+def of_seconds(report: Report) -> Grid:
     """Return the table of the seconds of each arm's trials."""
     rows = []
     for arm, own in report.spent.items():
@@ -167,7 +167,7 @@ def needed(report: Report) -> Grid:
     return Grid(title, header, rows)
 
 
-def _read_off(report: Report) -> Grid:
+def read_off(report: Report) -> Grid:
     """Return the table of each arm's mean over its curve, the fewest NFE near a best, and their time."""
     plan = report.plan
     ends = next((found.ends for found in report.readouts.values() if found.ends), None)

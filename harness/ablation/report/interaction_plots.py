@@ -5,20 +5,17 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.report.figures import style_of
 from harness.ablation.report.grid import capitalised
 from harness.ablation.report.interactions import Interactions
 from harness.ablation.report.statistics import compare
-from harness.core.drawing import plain_log, shown
+from harness.core.drawing import ratio_axis, shown
 from harness.evaluation.metric import label_of
 
 COLUMNS = 3
 """Panels side by side."""
-WIDE = 3.0
-"""Ratios over a range smaller than this factor have evenly spaced ticks."""
 
 
 def draw(plan: Plan, found: Interactions) -> Figure:
@@ -62,8 +59,6 @@ def _panel(axes: Axes, plan: Plan, found: Interactions, one: str, other: str) ->
         axes.errorbar(xs, ratios, np.array(spans).T, label=shown(of_other), ms=5, lw=1.4, capsize=2, **style)
     axes.set_xticks(range(len(crossing.levels[one])), [shown(level, 20) for level in crossing.levels[one]])
     axes.set(xlabel=shown(one), ylabel=f"ratio to {shown(first[0], 20)}, {shown(first[1], 20)}")
-    plain_log(axes, "y", min(ends), max(ends))
-    if max(ends) < WIDE * min(ends):
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ratio_axis(axes, min(ends), max(ends))
     axes.grid(alpha=0.25)
     axes.legend(title=shown(other), fontsize=8, title_fontsize=8)

@@ -31,11 +31,16 @@ def mirrored(report: Report, files: Sequence[Path]) -> Told:
 
 def in_words(report: Report) -> str:
     """Every verdict, like `better: a, b; undecided: c`."""
+    return "; ".join(f"{word}: {', '.join(names)}" for word, names in by_verdict(report).items())
+
+
+def by_verdict(report: Report) -> dict[str, list[str]]:
+    """{verdict as a word: the contrasts that have it}, without baselines."""
     found: dict[str, list[str]] = {}
     for name, verdict in report.summary.settled.verdicts.items():
         if verdict.word != verdicts.BASELINE:
             found.setdefault(verdict.word, []).append(name)
-    return "; ".join(f"{word}: {', '.join(names)}" for word, names in found.items())
+    return found
 
 
 def best(report: Report) -> str:
@@ -47,7 +52,7 @@ def best(report: Report) -> str:
         return "No arm has a value yet."
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     row = own.sort_values("mean", ascending=lower).iloc[0]
-    mean = f"has the best mean, {row['mean']:.4g} over {row.n} seeds"
+    mean = f"has the best mean, {row['mean']:.4g} over {row.n} seed{'' if row.n == 1 else 's'}"
     if row.verdict == verdicts.BASELINE:
         return f"`{row.arm}` {mean}: it is the baseline."
     if not row.primary or math.isnan(row.low):

@@ -150,8 +150,13 @@ def paired(
     own: pd.DataFrame | None, base: pd.DataFrame | None, seeds: Sequence[int]
 ) -> tuple[list[float], list[float]]:
     """Return the values of two arms at the `seeds` at which both have one, as two lists in the same order."""
+    found = pairs(own, base, seeds)
+    return found.own.tolist(), found.base.tolist()
+
+
+def pairs(own: pd.DataFrame | None, base: pd.DataFrame | None, seeds: Sequence[int]) -> pd.DataFrame:
+    """Return the values of two arms, `own` and `base`, by seed, at the `seeds` at which both have one."""
     if own is None or base is None:
-        return [], []
-    pairs = pd.concat([own.value, base.value], axis=1, join="inner").dropna()
-    pairs = pairs[pairs.index.isin(seeds)]
-    return pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist()
+        return pd.DataFrame({"own": [], "base": []}, dtype=float)
+    found = pd.concat([own.value, base.value], axis=1, join="inner", keys=["own", "base"]).dropna()
+    return found[found.index.isin(seeds)]

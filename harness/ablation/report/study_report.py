@@ -27,7 +27,7 @@ class StudyReport:
 
     found: Report
     paths: tuple[Path, ...]
-    """The files that were written: tables and figures."""
+    """The files that were written: tables, figures and the page."""
     command: str
     """The command that makes these tables again."""
 
