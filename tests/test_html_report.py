@@ -187,7 +187,8 @@ def test_its_numbers_are_the_summarys(three: Report) -> None:
 def test_the_answer_stands_above_everything(three: Report) -> None:
     parsed = Parsed(rendered(three))
     head = " ".join(parsed.said["header"][0].split())
-    assert head.startswith("toy-digits Which end? better: b tie: c b has the best mean")
+    assert head.startswith("toy-digits Which end? better: b tie: c b is better, ")
+    assert "It has the best mean, " in head
     assert parsed.said["h1"] == ["Which end?"]
     assert "partial" not in head
     for heading in ("Verdicts", "Plan and power", "Values against NFE", "Paired seeds", "Effective objectives", "Cost"):
