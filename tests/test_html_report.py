@@ -80,7 +80,7 @@ class Parsed(HTMLParser):
     def handle_data(self, text: str) -> None:
         for tag in {*self._open}:
             self.said[tag][-1] += text
-        if self._open and self._open[-1] in ("td", "th"):
+        if {"td", "th"} & {*self._open}:
             self.tables[-1][-1][-1] += text
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
