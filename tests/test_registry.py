@@ -130,7 +130,9 @@ def test_a_wrong_component_is_refused_with_its_path(spec: object, message: str) 
 def test_a_name_far_from_all_lists_them() -> None:
     with pytest.raises(ConfigError) as caught:
         build("interpolant", "xyzzy")
-    assert str(caught.value).endswith(f"Known: {', '.join(names('interpolant'))}.")
+    assert str(caught.value).endswith(
+        f"Known: {', '.join(names('interpolant'))}. A component in a file of yours needs --plugin FILE."
+    )
 
 
 def test_a_name_is_taken_once() -> None:

@@ -21,6 +21,9 @@ from harness.runs.folder import Run
 ALONE = "outside studies"
 """The heading of runs that `harness train` or a search trained."""
 
+NEEDY = "needs --plugin"
+"""The state of a run whose components are in a file that was not named."""
+
 
 def run(options: argparse.Namespace) -> None:
     """Print the runs, as a table for each study or as JSON; leave out a plan that cannot be read, and say so."""
@@ -30,6 +33,9 @@ def run(options: argparse.Namespace) -> None:
     if options.study is None:
         known = {row["name"] for row in rows}
         rows += [_alone(folder.name, unread) for folder in stored.folders() if folder.name not in known]
+        if needy := [row["name"] for row in rows if row["state"] == NEEDY]:
+            said = "1 run needs" if len(needy) == 1 else f"{len(needy)} runs need"
+            unread.print(f"{said} the --plugin that defines its components: {', '.join(needy)}", soft_wrap=True)
     if options.json:
         print(json.dumps(rows, indent=1))
     elif not rows:
@@ -65,9 +71,10 @@ def _alone(name: str, unread: Console) -> dict[str, Any]:
     try:
         run = Run.find(name)
     except UserError as error:
-        unread.print(str(error), soft_wrap=True)
         nothing = dict.fromkeys(("metric", "nfe", "value", "against"))
-        state = "needs --plugin" if "--plugin" in str(error) else "unreadable"
+        state = NEEDY if "--plugin" in str(error) else "unreadable"
+        if state != NEEDY:
+            unread.print(str(error), soft_wrap=True)
         return {**known, "state": state, **nothing, "name": name}
     row = {**known, **_standing(run, run.config.evaluate.metrics[0].name, max(run.config.evaluate.nfe))}
     if row["value"] is None and (other := stored.newest_value(run)):

@@ -132,6 +132,8 @@ def find(family: str, name: str) -> type[Component]:
     known = names(family)
     if name not in known:
         advice = declared_beside(name) or did_you_mean(name, known)
+        if advice.startswith("Known"):
+            advice += " A component in a file of yours needs --plugin FILE."
         raise ConfigError("", f"{short(name)} is not a known {family}. {advice}")
     member = _MEMBERS[family][name]
     if "__dataclass_fields__" not in vars(member):

@@ -100,7 +100,10 @@ def backbone(backbone: Any) -> Promises:
         return
     yield _fits(trials), True
     raising = {trial.kind: trial for trial in reversed(trials) if trial.failure and not trial.refused}
-    yield from ((Note(f"{trial}: {trial.failure}"), True) for trial in reversed(raising.values()))
+    yield from (
+        (Note(f"{trial}: not for these data, or a fault: {trial.failure}"), True)
+        for trial in reversed(raising.values())
+    )
     fitting = [trial for trial in trials if not trial.failure]
     for trial in fitting:
         last = "forward runs"
