@@ -31,6 +31,7 @@ LINES = {"resampled": "--", "held_out": "-.", "gaussian": ":"}
 """Line styles for the scores of real samples and of noise."""
 LINES_AT_MOST = 8
 """With more arms than this, a grid of numbers replaces the lines."""
+MOST_TICKS = 6
 FOLD = 2.0
 """A grid's colours saturate at this factor above or below the baseline's value."""
 
@@ -200,8 +201,7 @@ def draw_forest(axes: Axes, plan: Plan, cells: pd.DataFrame, summary: pd.DataFra
             _marked(drawn, mark(plan, arm))
     axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
     low, high = axes.get_xlim()
-    ticks = [sign * smallest * 10**i for i in range(5) for sign in (-1, 1)]
-    axes.set_xticks([0, *(x for x in ticks if low <= x <= high)])
+    axes.set_xticks(_signed_ticks(smallest, low, high))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(
@@ -215,6 +215,17 @@ def draw_forest(axes: Axes, plan: Plan, cells: pd.DataFrame, summary: pd.DataFra
     axes.set_xlabel(f"{metric} at NFE {place} against{apart}{against}, %")
     what = "main effect" if plan.kind == "effect" else "paired difference"
     axes.set_title(f"{what} at the {plan.kind}'s look\n(ticks are seeds)", fontsize=10)
+
+
+def _signed_ticks(smallest: float, low: float, high: float) -> list[float]:
+    """Return ticks from `low` to `high` on both sides of 0, in steps of factors; fewer where they would be many."""
+    ticks = list[float]()
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        sizes = [smallest * factor * 10**i for i in range(5) for factor in factors]
+        ticks = [0, *(x for size in sizes for x in (-size, size) if low <= x <= high)]
+        if len(ticks) <= MOST_TICKS:
+            break
+    return ticks
 
 
 def _said(plan: Plan, row: pd.Series) -> str:

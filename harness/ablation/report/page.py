@@ -27,6 +27,7 @@ from harness.ablation.report.origin import provenance
 from harness.core import drawing, svg
 from harness.core.config import flatten
 from harness.core.drawing import Undrawable, spared
+from harness.core.errors import listed
 from harness.core.files import write_atomic
 from harness.data.base import load
 from harness.runs.explain import Explained, compared, percent
@@ -109,10 +110,11 @@ def rendered(report: Report, command: str, path: Path) -> str:
     )
 
 
-def _answers(report: Report) -> list[tuple[str, list[str]]]:
+def _answers(report: Report) -> list[tuple[str, str]]:
     """Return (verdict, the contrasts that have it), the decided ones first."""
     order = list(VERDICT_COLOURS)
-    return sorted(by_verdict(report).items(), key=lambda found: order.index(found[0]))
+    found = sorted(by_verdict(report).items(), key=lambda found: order.index(found[0]))
+    return [(word, listed(arms)) for word, arms in found]
 
 
 def _facts(report: Report) -> dict[str, str]:
