@@ -97,7 +97,8 @@ reflow: $(READY)
 ## Make a study's table again, or compare a published one; without a name, list both: STUDY PAPER SCALE SEEDS FORMAT SET PLUGIN
 table: $(READY)
 ifneq ($(PAPER),)
-	@$(BIN)/harness compare $(PAPER) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(PRINTED)
+	$(if $(SET),$(error A published table takes no SET))
+	@$(BIN)/harness compare $(PAPER) $(foreach file,$(PLUGIN),--plugin $(file)) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(PRINTED)
 else ifeq ($(origin STUDY),file)
 	@$(BIN)/harness list studies && $(BIN)/harness papers && echo 'Name one, like make table STUDY=weighting or make table PAPER=tong2024_table5'
 else

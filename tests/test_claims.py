@@ -266,7 +266,7 @@ def test_the_command_prints_a_table_from_committed_values(capsys: pytest.Capture
     assert "| 2-rectified, one step | 12.21 |" in said
     assert "The flow is straighter after every round." in said
     assert main(["compare", "liu2023_table1", "--format", "csv"]) == 0
-    assert pd.read_csv(io.StringIO(capsys.readouterr().out)).columns.tolist() == beside.COLUMNS
+    assert pd.read_csv(io.StringIO(capsys.readouterr().out)).columns.tolist() == ["table", "scale", *beside.COLUMNS]
     assert main(["compare", "liu2023_table1", "--format", "latex"]) == 0
     assert r"\toprule" in capsys.readouterr().out
 

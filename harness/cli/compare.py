@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections.abc import Mapping
 
+import pandas as pd
+
+from harness.ablation.design.claim import CALLS
+from harness.ablation.design.configured import points
 from harness.ablation.design.paper import PAPER, PaperTable, compare, load_paper, paper_names
-from harness.ablation.design.study import Study
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import Study, load_scale, load_study
 from harness.ablation.report import beside
 from harness.ablation.report.claims import Measured, judge
 from harness.cli import ablate, plan
@@ -20,23 +26,63 @@ from harness.core.progress import terminal
 def run(options: argparse.Namespace) -> None:
     """Print the tables; `UserError` before any training if one does not exist or is not offered at the scale."""
     tables = [load_paper(name) for name in options.tables or paper_names()]
-    scales = [_scale(table, options.at_scale) for table in tables]
     if not options.tables:
-        tables = [table for table in tables if table.studies]
-    for table, scale in zip(tables, scales, strict=False):
+        tables = [table for table in tables if (options.at_scale or table.scales[0]) in offered(table)]
+    compared = [(table, _scale(table, options.at_scale)) for table in tables]
+    for table, scale in compared:
+        refuse_unmeasured(table.at_paper_scale() if scale == PAPER else table, plans_of(table, scale))
+    frames = []
+    for table, scale in compared:
         one = table.at_paper_scale() if scale == PAPER else table
-        measured = {study: _measured(table, study, scale, options) for study in one.studies}
-        _print(one, scale, measured, options.format)
+        with contextlib.redirect_stdout(sys.stderr) if options.format else contextlib.nullcontext():
+            measured = {study: _measured(table, study, scale, options) for study in one.studies}
+        values = _print(one, scale, measured, options.format)
+        values.insert(0, "table", table.name)
+        values.insert(1, "scale", scale)
+        frames.append(values)
+    if options.format == "csv":
+        sys.stdout.write(pd.concat(frames).to_csv(index=False))
+
+
+def offered(table: PaperTable) -> list[str]:
+    """Return the scales that a table is offered at, the default first."""
+    return [*(table.scales if table.columns else ()), *([PAPER] if table.at_paper_scale().columns else ())]
 
 
 def _scale(table: PaperTable, scale: str | None) -> str:
     """Return the scale to compare a table at; `UserError` if it is not offered."""
-    offered = [*(table.scales if table.studies else ()), PAPER]
-    if scale is None:
-        return offered[0]
-    if scale not in offered:
-        raise UserError(f"{table.name} is not offered at the scale '{scale}'. {did_you_mean(scale, offered)}")
-    return scale
+    known = offered(table)
+    if not known:
+        raise UserError(f"{table.name}: no column has values of ours. `harness papers {table.name}` says why.")
+    if scale is not None and scale not in known:
+        raise UserError(f"{table.name} is not offered at the scale '{scale}'. {did_you_mean(scale, known)}")
+    return scale or known[0]
+
+
+def plans_of(table: PaperTable, scale: str) -> dict[str, Plan]:
+    """Return {study: its plan} of the studies that a table needs at a scale."""
+    if scale == PAPER:
+        study = table.paper_study()
+        return {study.name: Plan.of(study, table.scale, load_scale(table.scale), {}, None, [])}
+    return {name: Plan.of(load_study(name), scale, load_scale(scale), {}, None, []) for name in table.studies}
+
+
+def refuse_unmeasured(table: PaperTable, plans: Mapping[str, Plan]) -> None:
+    """`UserError` if a column names an arm that its study lacks, or a metric or NFE that the arm lacks."""
+    for name, column in table.columns.items():
+        arms = plans[column.study].arms
+        where = f"{table.name}, column {name}"
+        for arm in column.arms.values():
+            if arm not in arms:
+                raise UserError(f"{where}: '{arm}' is not an arm of {column.study}. {did_you_mean(arm, arms)}")
+            known = points(arms[arm])
+            at = (
+                {nfe for nfes in known.values() for nfe in nfes}
+                if column.metric == CALLS
+                else known.get(column.metric, ())
+            )
+            if column.nfe not in at and column.metric not in {one.name for one in arms[arm].evaluate.flow_metrics}:
+                raise UserError(f"{where}: {arm} has no {column.metric} at NFE {column.nfe}. It has {dict(known)}.")
 
 
 def _measured(table: PaperTable, study: str, scale: str, options: argparse.Namespace) -> Measured:
@@ -50,8 +96,10 @@ def _measured(table: PaperTable, study: str, scale: str, options: argparse.Names
         declared = table.paper_study()
         _forecast(table, declared, options)
     ablate.run(_options(table, declared, name, options))
-    known = Measured.read(own_folder(), study, name)
-    assert known is not None
+    if (known := Measured.read(own_folder(), study, name)) is None:
+        raise UserError(
+            f"{study}-{name}: there is no table yet, since its look is not complete. Allow more --max-hours."
+        )
     return known
 
 
@@ -70,8 +118,8 @@ def _forecast(table: PaperTable, study: Study, options: argparse.Namespace) -> N
     plan.run(_options(table, study, table.scale, options))
 
 
-def _print(table: PaperTable, scale: str, measured: Mapping[str, Measured], form: str | None) -> None:
-    """Print the values, the verdicts on the claims, and the differences of the protocols."""
+def _print(table: PaperTable, scale: str, measured: Mapping[str, Measured], form: str | None) -> pd.DataFrame:
+    """Print the values, the verdicts on the claims and the differences of the protocols; return the values."""
     judged = [judge(table, key, measured) for key in table.claims]
     found = beside.values(table, measured)
     grids = beside.grids(table, found, scale)
@@ -89,9 +137,8 @@ def _print(table: PaperTable, scale: str, measured: Mapping[str, Measured], form
         case "markdown":
             listed = "\n".join(f"- {line}" for line in lines)
             print("\n\n".join([f"# {table.paper}", *(grid.markdown() for grid in grids), listed]))
-        case "csv":
-            sys.stdout.write(found.to_csv(index=False))
         case "latex":
             print(r"% The preamble needs \usepackage{booktabs}.")
             for i, grid in enumerate([*grids, *([beside.of_claims(judged, scale)] if judged else [])], 1):
                 print(grid.latex(f"tab:{table.name}-{i}"))
+    return found

@@ -48,8 +48,10 @@ def run(options: argparse.Namespace) -> None:
     lines = [*links(client, address), f"{address} (Ctrl-C ends it)"]
     print(f"starting MLflow on {address} ...", flush=True)
     if os.fork() == 0:
-        print_once_it_answers(lines, options.host, options.port, os.getppid())
-        os._exit(0)
+        try:
+            print_once_it_answers(lines, options.host, options.port, os.getppid())
+        finally:
+            os._exit(0)
     os.chdir(tempfile.mkdtemp(prefix="harness-ui-"))  # uvicorn imports from the working directory
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *arguments])
 

@@ -32,6 +32,8 @@ class Column:
     """For the scale of the paper: key of the evaluation in the table."""
     paper_nfe: int | None = None
     """For the scale of the paper: NFE of the published values; None: `nfe`."""
+    paper_metric: str = ""
+    """For the scale of the paper: the metric of the published values; empty: `metric`."""
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ class PaperTable:
                 study=f"{self.name}_paper",
                 arms={row: arm_of(row, column.evaluation) for row in rows},
                 nfe=column.nfe if column.paper_nfe is None else column.paper_nfe,
+                metric=column.paper_metric or column.metric,
             )
         columns = {name: column for name, column in columns.items() if column.arms}
         claims = {
@@ -138,10 +139,12 @@ class PaperTable:
         rows = [row for row, known in self.rows.items() if not known.cannot]
         if len(rows) < 2:
             raise UserError(f"{self.name}: {len(rows)} rows have a configuration, and a comparison needs two.")
+        compared = {arm for column in self.at_paper_scale().columns.values() for arm in column.arms.values()}
         arms = {
             arm_of(row, columns): {**self.changes(row), **evaluation}
             for row in rows
             for columns, evaluation in self.evaluations.items()
+            if arm_of(row, columns) in compared
         }
         baseline = next(iter(arms))
         at = override(load_scale(self.scale), arms[baseline]).evaluate.nfe[-1]

@@ -18,7 +18,7 @@ import pandas as pd
 from typing_extensions import TypedDict
 
 from harness.ablation.design.claim import CALLS, Claim, Relation, Tie, Trend
-from harness.ablation.design.looks import Looks, Spending
+from harness.ablation.design.looks import MIN_SEEDS, Looks, Spending
 from harness.ablation.design.paper import PaperTable, Published
 from harness.ablation.report import statistics
 from harness.ablation.report.committed import RESTORED, is_current, published_folder, read_table
@@ -43,7 +43,6 @@ class About(TypedDict):
 
     looks: _Looks
     commits: list[str]
-    runs: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -161,9 +160,9 @@ def _effect(
             return found._replace(why=f"{lost} of {seeds} seeds have no value")
         comparison = _compared(values.iloc[:seeds], relation, known.looks.level(look, contrasts))
         word = _word(comparison, relation, claim.smallest_difference, lower)
-        small = statistics.is_tie(comparison, claim.smallest_difference)
-        found = found._replace(comparison=comparison, word=word, why="")
-        found = found._replace(is_tie=small and (word == FAILS or isinstance(relation, Tie)))
+        tie = statistics.verdict(comparison, claim.smallest_difference, lower) == "tie"
+        tie = tie or (isinstance(relation, Tie) and word == HOLDS)
+        found = found._replace(comparison=comparison, word=word, why="", is_tie=tie)
         if word != UNDECIDED:
             break
     return found
@@ -187,9 +186,8 @@ def _word(comparison: Comparison, relation: Relation, smallest: float, lower_is_
     """Return whether a comparison shows the relation (HOLDS), excludes it (FAILS), or neither."""
     found = statistics.verdict(comparison, smallest, lower_is_better)
     if isinstance(relation, Tie):
-        return (
-            HOLDS if statistics.is_tie(comparison, smallest) else FAILS if found in ("better", "worse") else UNDECIDED
-        )
+        beyond = comparison.n >= MIN_SEEDS and (comparison.low > smallest or comparison.high < -smallest)
+        return HOLDS if statistics.is_tie(comparison, smallest) else FAILS if beyond else UNDECIDED
     return HOLDS if found == "better" else FAILS if found in ("worse", "tie") else UNDECIDED
 
 
