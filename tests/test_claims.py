@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.report import beside, claims_page
 from harness.ablation.report.claims import FAILS, HOLDS, UNDECIDED, Measured, judge
+from harness.cli.compare import offered, plans_of, refuse_unmeasured
 from harness.core.config import override, to_dict
 from harness.core.errors import UserError
 from harness.core.provenance import ROOT
@@ -92,6 +94,7 @@ def test_an_ordering_is_a_paired_t_test_at_the_level_of_the_look() -> None:
         (Tie("FID", ["a", "b"]), (0.0, 0.0), 0.01, HOLDS),
         (Tie("FID", ["a", "b"]), (0.0, 0.02), 0.001, HOLDS),  # found, and smaller than matters
         (Tie("FID", ["a", "b"]), (0.0, 0.5), 0.01, FAILS),
+        (Tie("FID", ["a", "b"]), (0.0, 0.09), 0.03, UNDECIDED),  # found, and perhaps smaller than matters
         (Tie("FID", ["a", "b"]), (0.0, 0.0), 2.0, UNDECIDED),
     ],
 )
@@ -271,9 +274,34 @@ def test_the_command_prints_a_table_from_committed_values(capsys: pytest.Capture
     assert r"\toprule" in capsys.readouterr().out
 
 
+def test_without_a_name_every_table_is_compared_at_a_scale_that_it_offers() -> None:
+    for of in TABLES:
+        assert [scale for scale in offered(of) if scale != PAPER] == (list(of.scales) if of.columns else [])
+        if of.columns:
+            refuse_unmeasured(of, plans_of(of, of.scales[0]))
+        if PAPER in offered(of):
+            refuse_unmeasured(of.at_paper_scale(), plans_of(of, PAPER))
+    assert [of.name for of in TABLES if not offered(of)] == ["c2ot2025_moons", "peebles2023_tables"]
+
+
+def test_a_column_that_its_study_does_not_measure_is_refused() -> None:
+    of = load_paper("tong2024_table5")
+    column = of.columns["FID, Euler-100"]
+    wrong = {
+        "has no kid at NFE 100": replace(column, metric="kid"),
+        "has no fid at NFE 64": replace(column, nfe=64),
+        "'OT' is not an arm of tong2024_table5": replace(column, arms={"OT-CFM": "OT"}),
+    }
+    for said, each in wrong.items():
+        with pytest.raises(UserError, match=said):
+            refuse_unmeasured(replace(of, columns={"FID, Euler-100": each}, claims={}), plans_of(of, "digits"))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["c2ot2025_moons"], "c2ot2025_moons: no column has values of ours."),
+        (["esser2024_tables", "--scale", "paper"], "esser2024_tables is not offered at the scale 'paper'."),
         (["liu2023"], "'liu2023' is not a known table of a paper. Did you mean 'liu2023_table1'?"),
         (["liu2023_table1", "--scale", "digit"], "'digit'. Did you mean 'digits'?"),
     ],
