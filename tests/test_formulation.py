@@ -346,7 +346,8 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
         ({"objective": {"space": "nois"}}, "objective.space: 'nois' is not a choice. Did you mean 'noise'?"),
         (
             {"prediction": "epsilon"},
-            f"prediction: 'epsilon' is not a known prediction. Known: {', '.join(names('prediction'))}.",
+            f"prediction: 'epsilon' is not a known prediction. Known: {', '.join(names('prediction'))}. "
+            "A component in a file of yours needs --plugin FILE.",
         ),
     ],
     ids=str,

@@ -16,6 +16,7 @@ from harness.ablation.design.space import log, one_of
 from harness.ablation.design.study import Study, load_scale, load_study
 from harness.ablation.design.tuned import Tuned, Tuning
 from harness.ablation.execute.tuner import SearchBoard
+from harness.ablation.report import committed as committed_tables
 from harness.ablation.report import published
 from harness.ablation.report.tuned import about
 from harness.cli import main
@@ -233,7 +234,8 @@ def test_a_tuned_study_is_continued_and_published(
     with pytest.raises(UserError, match="the search of a, b has not ended"):
         Plan.of(more, "points", load_scale("points"), {}, None, [])
     (studies := tmp_path / "checkout" / "studies").mkdir(parents=True)
-    monkeypatch.setattr(published, "studies_folder", lambda: studies)
+    for module in (published, committed_tables):
+        monkeypatch.setattr(module, "studies_folder", lambda: studies)
     assert main(["publish", file, *WORDS]) == 0
     committed = {path.name for path in (tmp_path / "checkout" / "results" / "tables").iterdir()}
     assert committed == {path.name for path in table.parent.iterdir()}

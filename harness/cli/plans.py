@@ -78,7 +78,8 @@ def training_command(options: argparse.Namespace) -> str:
         return f"harness.run_study({options.study.name}, {', '.join(f'{k}={v!r}' for k, v in given.items() if v)})"
     searching = declared_in(options.study, "SEARCH")
     words = ["harness", "tune" if searching else "ablate", options.study, "--scale", options.scale]
-    words += ["--trials", str(options.trials)] if searching and options.trials is not None else []
+    trials = getattr(options, "trials", None)
+    words += ["--trials", str(trials)] if searching and trials is not None else []
     words += ["--seeds", str(options.seeds)] if options.seeds is not None else []
     words += ["--until", options.until] if options.until else []
     words += [word for change in options.changes for word in ("--set", change)]

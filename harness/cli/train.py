@@ -44,10 +44,10 @@ def run(options: argparse.Namespace) -> None:
             ):
                 say(line)
             train(run, say, StopSignal(), ranks)
-    print(f"trained {run.name}: {run.folder}")
     plugins = [word for path in options.plugin for word in ("--plugin", str(path))]
     command = shlex.join(["harness", "evaluate", run.name, *plugins])
-    print(f"`{command}` evaluates it, `harness sample` draws from it.")
+    print(f"`{command}` evaluates the run, `harness sample` draws from it.")
+    print(f"trained {run.name}: {run.folder}")
 
 
 def _asked(options: argparse.Namespace) -> tuple[RunConfig, str]:
