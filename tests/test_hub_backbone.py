@@ -32,8 +32,9 @@ def test_it_computes_what_the_librarys_class_does(config: Any, shape: tuple[int,
     x, t = batch(*shape)
     told = theirs.eval()(x, 1000 * t, torch.tensor([0, none, 2])).sample
     for mode in (True, False):
-        assert torch.equal(network.train(mode)(x, t, torch.tensor([0, -1, 2])), told)
-        assert torch.equal(network(x, t), theirs(x, 1000 * t, torch.full((3,), none)).sample)
+        # Equal to rounding: some processors do not repeat a convolution bit by bit.
+        torch.testing.assert_close(network.train(mode)(x, t, torch.tensor([0, -1, 2])), told)
+        torch.testing.assert_close(network(x, t), theirs(x, 1000 * t, torch.full((3,), none)).sample)
 
 
 @pytest.mark.parametrize(
