@@ -23,6 +23,7 @@ from harness.core.reading import say_once
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported, which reads it once
 PATIENCE_S = 2.0
 """Seconds that the start of a command waits for a SQLite file that another process writes to."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
