@@ -67,7 +67,7 @@ def test_a_network_of_diffusers_is_loaded_by_diffusers(tiny: RunConfig, tmp_path
     x, t, y = (torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([0, 10, 9]))
     with torch.no_grad():
         ours = averaged(run).network.eval()(x, t, torch.tensor([0, -1, 9]))
-        torch.testing.assert_close(estimate(folder, x=x, t=t, y=y), ours)  # some processors round convolutions anew
+        torch.testing.assert_close(estimate(folder, x=x, t=t, y=y), ours)
 
 
 def test_what_is_there_is_not_overwritten(tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

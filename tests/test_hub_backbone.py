@@ -32,9 +32,9 @@ def test_it_computes_what_the_librarys_class_does(config: Any, shape: tuple[int,
     x, t = batch(*shape)
     told = theirs.eval()(x, 1000 * t, torch.tensor([0, none, 2])).sample
     for mode in (True, False):
-        # Equal to rounding: some processors do not repeat a convolution bit by bit.
-        torch.testing.assert_close(network.train(mode)(x, t, torch.tensor([0, -1, 2])), told)
-        torch.testing.assert_close(network(x, t), theirs(x, 1000 * t, torch.full((3,), none)).sample)
+        close = {"rtol": 1e-5, "atol": 1e-5} if mode else {"rtol": 0, "atol": 0}  # training may take another kernel
+        torch.testing.assert_close(network.train(mode)(x, t, torch.tensor([0, -1, 2])), told, **close)
+        torch.testing.assert_close(network(x, t), theirs(x, 1000 * t, torch.full((3,), none)).sample, **close)
 
 
 @pytest.mark.parametrize(
