@@ -11,15 +11,9 @@ from typing import Any
 from rich.table import Table
 
 from harness.ablation.design.paper import PaperTable, compare, load_paper, paper_names, shown
-from harness.ablation.report.paper_page import counted
+from harness.ablation.report.paper_page import STATUSES, counted
 from harness.core.errors import UserError, did_you_mean
 from harness.core.progress import terminal
-
-STATUSES = (
-    "exact: our configuration has every setting that the authors state; differs: a setting has another value or "
-    "no setting here; cannot: the row has no configuration here. Compare your value of a row with the "
-    "published one only if the row is exact."
-)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,7 +34,8 @@ def _all() -> None:
         table = load_paper(name)
         listed.add_row(name, table.paper, counted({row: compare(table, row) for row in table.rows}))
     terminal().print(listed)
-    terminal().print(STATUSES, soft_wrap=True)
+    for status, meaning in STATUSES.items():
+        terminal().print(f"- {status}: {meaning}.", soft_wrap=True)
 
 
 def _rows(table: PaperTable) -> None:

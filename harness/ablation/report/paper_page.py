@@ -7,14 +7,19 @@ from collections.abc import Mapping
 
 from harness.ablation.design.paper import Compared, PaperTable, Published, compare, load_paper, paper_names, shown
 
-HEAD = """# Published tables, and our configurations of their rows
+STATUSES = {
+    "exact": "our configuration has every setting that the authors state. Settings that they do not state are listed "
+    "with our values",
+    "differs": "a setting has another value, or a part of the recipe has no setting here",
+    "cannot": "the row has no configuration here",
+}
+"""{status of a row: its meaning}"""
+_LISTED = "\n".join(f"- **{status}**: {meaning}." for status, meaning in STATUSES.items())
+HEAD = f"""# Published tables, and our configurations of their rows
 
 For every row of a table, the settings that its authors state are compared with our configuration, one by one.
 
-- **exact**: our configuration has every setting that the authors state. Settings that they do not state are listed with
-  our values.
-- **differs**: a setting has another value, or a part of the recipe has no setting here.
-- **cannot**: the row has no configuration here.
+{_LISTED}
 
 Each table has another protocol: compare values within one table only. Nothing on this page was trained. `harness papers
 TABLE ROW` prints the commands that train a row. `make verdicts` writes this page from the files beside it."""
