@@ -97,9 +97,10 @@ reflow: $(READY)
 ## Make a study's table again, or compare a published one; without a name, list both: STUDY PAPER SCALE SEEDS FORMAT SET PLUGIN
 table: $(READY)
 ifneq ($(PAPER),)
-	$(if $(SET),$(error A published table takes no SET))
+	$(if $(SET)$(filter-out file,$(origin STUDY)),$(error A published table takes no STUDY and no SET))
 	@$(BIN)/harness compare $(PAPER) $(foreach file,$(PLUGIN),--plugin $(file)) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(PRINTED)
 else ifeq ($(origin STUDY),file)
+	$(if $(filter-out file,$(origin SCALE))$(SEEDS)$(FORMAT)$(SET)$(PLUGIN),$(error Name a table, like make table STUDY=weighting))
 	@$(BIN)/harness list studies && $(BIN)/harness papers && echo 'Name one, like make table STUDY=weighting or make table PAPER=tong2024_table5'
 else
 	@$(BIN)/harness table $(STUDY) $(OPTIONS) $(PRINTED)

@@ -53,6 +53,9 @@ def test_a_target_names_the_options_that_its_recipe_uses() -> None:
     [
         ("ablation SEED=5", "SEED is not an option of `make ablation`, which has: STUDY SCALE SEEDS"),
         ("fuzz SEED=5", ""),
+        ("table PAPER=tong2024_table5 SET=a=1", "A published table takes no STUDY and no SET"),
+        ("table PAPER=tong2024_table5 SCALE=digits FORMAT=csv", ""),
+        ("table FORMAT=csv", "Name a table, like make table STUDY=weighting"),
         ("ablation STUDY=weighting SET=a=1 HARNESS_DATA=x PYTHON=python3.12", ""),
         ("STUDY=weighting", "STUDY is not an option of `make help`, which has: none"),
     ],
