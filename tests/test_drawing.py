@@ -244,6 +244,19 @@ def test_a_studys_figure_holds_all_its_text(
         assert all(a[1] < b[0] for a, b in itertools.pairwise(placed)), what
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (-15, 15, [-10, 0, 10]),
+        (-60, 12, [-50, -20, -10, 0, 10]),
+        (-35, 150, [-30, -10, 0, 10, 30, 100]),
+        (-95, 2000, [-10, 0, 10, 100, 1000]),
+    ],
+)
+def test_differences_have_ticks_on_both_sides_as_many_as_fit(low: float, high: float, ticks: list[float]) -> None:
+    assert sorted(figures.signed_ticks(10, low, high)) == ticks
+
+
 def test_many_arms_are_a_grid_of_their_means_coloured_by_their_ratios(
     tiny: RunConfig, no_formulas: None, drawn: Figures, score: Any
 ) -> None:

@@ -32,6 +32,7 @@ LINES = {"resampled": "--", "held_out": "-.", "gaussian": ":"}
 LINES_AT_MOST = 8
 """With more arms than this, a grid of numbers replaces the lines."""
 MOST_TICKS = 6
+"""A forest's axis of differences has at most as many ticks, if tenfold steps allow it."""
 FOLD = 2.0
 """A grid's colours saturate at this factor above or below the baseline's value."""
 
@@ -201,7 +202,7 @@ def draw_forest(axes: Axes, plan: Plan, cells: pd.DataFrame, summary: pd.DataFra
             _marked(drawn, mark(plan, arm))
     axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
     low, high = axes.get_xlim()
-    axes.set_xticks(_signed_ticks(smallest, low, high))
+    axes.set_xticks(signed_ticks(smallest, low, high))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(
@@ -217,7 +218,7 @@ def draw_forest(axes: Axes, plan: Plan, cells: pd.DataFrame, summary: pd.DataFra
     axes.set_title(f"{what} at the {plan.kind}'s look\n(ticks are seeds)", fontsize=10)
 
 
-def _signed_ticks(smallest: float, low: float, high: float) -> list[float]:
+def signed_ticks(smallest: float, low: float, high: float) -> list[float]:
     """Return ticks from `low` to `high` on both sides of 0, in steps of factors; fewer where they would be many."""
     ticks = list[float]()
     for factors in ((1, 2, 5), (1, 3), (1,)):
