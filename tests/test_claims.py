@@ -27,6 +27,7 @@ from harness.ablation.report.claims import FAILS, HOLDS, UNDECIDED, Measured, ju
 from harness.cli.compare import offered, plans_of, refuse_unmeasured
 from harness.core.config import override, to_dict
 from harness.core.errors import UserError
+from harness.core.files import results_folder, write_json
 from harness.core.provenance import ROOT
 from harness.runs.config import RunConfig
 
@@ -186,6 +187,14 @@ def test_a_claim_over_rows_that_do_not_exist_is_refused(parts: list[Relation], s
     assert str(caught.value) == said
 
 
+def test_a_table_without_a_scale_and_a_value_without_ratios_are_refused() -> None:
+    of = table(Tie("FID", ["a", "b"]))
+    with pytest.raises(UserError, match="a table needs a scale, and each column an arm"):
+        replace(of, scales=())
+    with pytest.raises(UserError, match=r"row a: FID 0\.0 is not positive"):
+        replace(of, rows={**of.rows, "a": Row(published={"FID": 0.0})})
+
+
 def test_one_row_and_no_part_are_refused() -> None:
     with pytest.raises(UserError, match="two or more different rows"):
         Ordering("FID", ["a", "a"])
@@ -291,10 +300,14 @@ def test_a_column_that_its_study_does_not_measure_is_refused() -> None:
         "has no kid at NFE 100": replace(column, metric="kid"),
         "has no fid at NFE 64": replace(column, nfe=64),
         "'OT' is not an arm of tong2024_table5": replace(column, arms={"OT-CFM": "OT"}),
+        "its arms differ in": replace(column, study="solver", nfe=8, arms={"a": "euler", "b": "few"}),
     }
+    solver = plans_of(replace(of, columns={"FID": replace(column, study="solver")}, claims={}), "digits")["solver"]
+    few = override(solver.arms["euler"], {"evaluate.more_samples": []})
+    plans = plans_of(of, "digits") | {"solver": replace(solver, arms={**solver.arms, "few": few})}
     for said, each in wrong.items():
         with pytest.raises(UserError, match=said):
-            refuse_unmeasured(replace(of, columns={"FID, Euler-100": each}, claims={}), plans_of(of, "digits"))
+            refuse_unmeasured(replace(of, columns={"FID, Euler-100": each}, claims={}), plans)
 
 
 @pytest.mark.parametrize(
@@ -352,13 +365,16 @@ def test_the_command_trains_what_is_missing_at_both_scales(
     )
     (tmp_path / "studies" / "papers" / "nobody.py").write_text(SMALL)
     monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path / "studies"))
-    assert main(["compare", "nobody", "--workers", "1"]) == 0
+    assert main(["compare", "nobody", "--workers", "1", "--format", "csv"]) == 0
+    rows = pd.read_csv(io.StringIO(capsys.readouterr().out))  # nothing but the values, though it trained
+    assert rows.seeds.tolist() == [3, 3]
+    assert main(["compare", "nobody"]) == 0  # trained already
     said = capsys.readouterr().out
     assert "3 seeds" in said
     assert "Straight is better." in said
-    assert main(["compare", "nobody", "--format", "csv"]) == 0  # trained already
-    rows = pd.read_csv(io.StringIO(capsys.readouterr().out))
-    assert rows.seeds.tolist() == [3, 3]
+    about = results_folder() / "local" / "tables" / "nobody-small.json"
+    write_json(about, json.loads(about.read_text()) | {"numerics_version": 0})
+    assert Measured.read(results_folder() / "local", "nobody", "small") is None  # of an earlier version
     assert main(["compare", "nobody", "--scale", PAPER, "--workers", "1"]) == 0
     said = capsys.readouterr().out
     assert "gvp: their data; here: digits" in said  # before anything starts

@@ -17,6 +17,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study, load_scale, load_study
 from harness.ablation.report import beside
 from harness.ablation.report.claims import Measured, judge
+from harness.ablation.report.committed import published_folder
 from harness.cli import ablate, plan
 from harness.cli.shared import own_folder
 from harness.core.errors import UserError, did_you_mean
@@ -68,28 +69,34 @@ def plans_of(table: PaperTable, scale: str) -> dict[str, Plan]:
 
 
 def refuse_unmeasured(table: PaperTable, plans: Mapping[str, Plan]) -> None:
-    """`UserError` if a column names an arm that its study lacks, or a metric or NFE that the arm lacks."""
+    """`UserError` if a column names an arm that its study lacks, a place where an arm is not measured, or mixes values.
+
+    Values of different numbers of samples, features or references are not comparable.
+    """
     for name, column in table.columns.items():
         arms = plans[column.study].arms
         where = f"{table.name}, column {name}"
+        protocols = set[tuple[object, ...]]()
         for arm in column.arms.values():
             if arm not in arms:
                 raise UserError(f"{where}: '{arm}' is not an arm of {column.study}. {did_you_mean(arm, arms)}")
+            how = arms[arm].evaluate
             known = points(arms[arm])
-            at = (
-                {nfe for nfes in known.values() for nfe in nfes}
-                if column.metric == CALLS
-                else known.get(column.metric, ())
-            )
-            if column.nfe not in at and column.metric not in {one.name for one in arms[arm].evaluate.flow_metrics}:
-                raise UserError(f"{where}: {arm} has no {column.metric} at NFE {column.nfe}. It has {dict(known)}.")
+            own = how.nfe if column.metric == CALLS else known.get(column.metric, ())
+            if column.nfe not in own:
+                raise UserError(f"{where}: {arm} has no {column.metric} at NFE {column.nfe}. It has {known}.")
+            protocols.add((how.samples_at(column.nfe), how.extractor, how.num_reference))
+        if len(protocols) > 1:
+            told = "; ".join(sorted(map(str, protocols)))
+            raise UserError(f"{where}: its arms differ in (samples, extractor, reference): {told}. Use one protocol.")
 
 
 def _measured(table: PaperTable, study: str, scale: str, options: argparse.Namespace) -> Measured:
     """Return the values of a study: those of your own runs, else the committed ones, else of runs that start now."""
     goes_on = options.seeds is not None or options.until or options.max_hours
     name = table.scale if scale == PAPER else scale
-    if not goes_on and (known := Measured.read(own_folder(), study, name) or Measured.committed(study, name)):
+    found = (Measured.read(folder, study, name) for folder in (own_folder(), published_folder()))
+    if not goes_on and (known := next(filter(None, found), None)):
         return known
     declared: str | Study = study
     if scale == PAPER:

@@ -93,14 +93,20 @@ class PaperTable:
         return {**self.ours, **self.rows[row].stated, **self.rows[row].ours}
 
     def __post_init__(self) -> None:
+        if not self.scales or not all(column.arms for column in self.columns.values()):
+            raise UserError("a table needs a scale, and each column an arm.")
+        for row, known in self.rows.items():
+            for column, value in known.published.items():
+                if (value[0] if isinstance(value, tuple) else value) <= 0:
+                    raise UserError(f"row {row}: {column} {value} is not positive, so it has no relative difference.")
         for key, claim in self.claims.items():
             for part in claim.parts:
                 where = f"claim {key}: '"
                 if part.column not in self.columns:
                     raise UserError(f"{where}{part.column}' is not a column. {did_you_mean(part.column, self.columns)}")
                 for row in part.rows:
-                    if row not in (known := self.columns[part.column].arms):
-                        raise UserError(f"{where}{row}' is not a row of {part.column}. {did_you_mean(row, known)}")
+                    if row not in (arms := self.columns[part.column].arms):
+                        raise UserError(f"{where}{row}' is not a row of {part.column}. {did_you_mean(row, arms)}")
 
     @property
     def studies(self) -> list[str]:

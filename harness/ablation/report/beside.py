@@ -12,7 +12,7 @@ from harness.ablation.design.paper import PAPER, PaperTable, Published, agrees, 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.report import statistics
-from harness.ablation.report.claims import FAILS, HOLDS, UNDECIDED, Effect, Judged, Measured, centre
+from harness.ablation.report.claims import FAILS, HOLDS, UNDECIDED, Effect, Judged, Measured, centre, place_of
 from harness.ablation.report.grid import Grid
 from harness.ablation.report.paper_page import number
 from harness.core.config import to_dict
@@ -56,8 +56,7 @@ def grids(table: PaperTable, found: pd.DataFrame, scale: str) -> list[Grid]:
     out = []
     for name, own in found.groupby("column", sort=False):
         column = table.columns[str(name)]
-        at = f"at NFE {column.nfe}" if column.nfe else "with the adaptive solver"
-        title = f"{name}; ours: {column.metric} {at}, scale {scale}; against {next(iter(column.arms))}"
+        title = f"{name}; ours: {place_of(column)}, scale {scale}; against {next(iter(column.arms))}"
         rows = [_cells(each, table.published(str(name), each.row), scale == PAPER) for _, each in own.iterrows()]
         out.append(Grid(title, [*header, *(["ours / published"] if scale == PAPER else [])], rows))
     return out

@@ -17,17 +17,18 @@ import numpy as np
 import pandas as pd
 from typing_extensions import TypedDict
 
-from harness.ablation.design.claim import CALLS, Claim, Relation, Tie, Trend
-from harness.ablation.design.looks import MIN_SEEDS, Looks, Spending
+from harness.ablation.design.claim import CALLS, Claim, Column, Relation, Tie, Trend
+from harness.ablation.design.looks import Looks, Spending
 from harness.ablation.design.paper import PaperTable, Published
 from harness.ablation.report import statistics
-from harness.ablation.report.committed import RESTORED, is_current, published_folder, read_table
+from harness.ablation.report.committed import RESTORED, is_current, read_table
 from harness.ablation.report.outcomes import MEASURED
 from harness.ablation.report.power import Power
 from harness.ablation.report.statistics import Comparison
 from harness.core.errors import UserError, did_you_mean
 from harness.core.files import read_json
 from harness.core.registry import find
+from harness.evaluation.metric import label_of
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 _COLUMNS = {"arm": "O", "seed": "i", "metric": "O", "nfe": "i", "value": "f", "calls": "if", "state": "O"}
@@ -57,20 +58,17 @@ class Measured:
 
     @classmethod
     def read(cls, folder: Path, study: str, scale: str) -> Measured | None:
-        """Read the files of a study's table below `folder`/tables; None if there is no table."""
+        """Read the files of a study's table below `folder`/tables.
+
+        None if there is no table, or if an earlier version of the code made it.
+        """
         path = folder / "tables" / f"{study}-{scale}-seeds.csv"
-        if not path.exists():
+        beside = folder / "tables" / f"{study}-{scale}.json"
+        if not path.exists() or not is_current(beside):
             return None
-        about = read_json(folder / "tables" / f"{study}-{scale}.json", About, RESTORED)
+        about = read_json(beside, About, RESTORED)
         looks = Looks(tuple(about["looks"]["seeds"]), about["looks"]["spending"])
         return cls(study, read_table(path, _COLUMNS), looks, tuple(about["commits"]), path)
-
-    @classmethod
-    def committed(cls, study: str, scale: str) -> Measured | None:
-        """Read the committed values; None if there are none, or if an earlier version of the code made them."""
-        folder = published_folder()
-        about = folder / "tables" / f"{study}-{scale}.json"
-        return cls.read(folder, study, scale) if about.exists() and is_current(about) else None
 
     def values(self, arm: str, metric: str, nfe: int) -> pd.Series[float]:
         """Return an arm's values by seed, NaN where a seed has none; `UserError` if the arm is not measured there."""
@@ -82,7 +80,7 @@ class Measured:
         if own.empty or not (own.state != "unasked").any():
             places = ", ".join(f"{name} at {at}" for name, at in sorted({*zip(known.metric, known.nfe, strict=True)}))
             raise UserError(f"{self.study}, {arm}: no {metric} at NFE {nfe}. It has {places}.")
-        return (own.calls if metric == CALLS else own.value).where(own.state == MEASURED)
+        return (own.calls if metric == CALLS else own.value).where(own.state == MEASURED).sort_index()
 
 
 class Effect(NamedTuple):
@@ -92,7 +90,7 @@ class Effect(NamedTuple):
     rows: tuple[str, ...]
     """(row, the row that it is compared with), or all rows of a trend."""
     place: str
-    """Metric and NFE, like `fid at NFE 8`."""
+    """Metric and NFE, like `FID at NFE 8`."""
     comparison: Comparison | None
     """None before the first look, and where a seed has no value."""
     word: str
@@ -106,7 +104,7 @@ class Effect(NamedTuple):
 
     @property
     def compared(self) -> str:
-        """The comparison in words, like `OT-CFM against I-CFM, fid at NFE 8`."""
+        """The comparison in words, like `OT-CFM against I-CFM, FID at NFE 8`."""
         if isinstance(self.relation, Trend):
             return f"from row to row of {', '.join(self.rows)}; {self.place}"
         return f"{self.rows[0]} against {self.rows[1]}, {self.place}"
@@ -150,8 +148,7 @@ def _effect(
     own = [known.values(column.arms[row], column.metric, column.nfe) for row in rows]
     values = pd.concat(own, axis=1, join="inner")
     why = f"{len(values)} of {known.looks.seeds[0]} seeds"
-    place = f"{column.metric} {f'at NFE {column.nfe}' if column.nfe else 'with the adaptive solver'}"
-    found = Effect(relation, rows, place, None, UNDECIDED, _published(table, relation, rows), why=why)
+    found = Effect(relation, rows, place_of(column), None, UNDECIDED, _published(table, relation, rows), why=why)
     lower = column.metric == CALLS or find("metric", column.metric).lower_is_better  # type: ignore[attr-defined]
     for look, seeds in enumerate(known.looks.seeds, 1):
         if len(values) < seeds:
@@ -166,6 +163,12 @@ def _effect(
         if word != UNDECIDED:
             break
     return found
+
+
+def place_of(column: Column) -> str:
+    """Return the metric and the NFE of a column in words, like `FID at NFE 8`."""
+    metric = column.metric if column.metric == CALLS else label_of(column.metric)
+    return f"{metric} at NFE {column.nfe}" if column.nfe else f"{metric} with the adaptive solver"
 
 
 def _compared(values: pd.DataFrame, relation: Relation, level: float) -> Comparison:
@@ -186,7 +189,7 @@ def _word(comparison: Comparison, relation: Relation, smallest: float, lower_is_
     """Return whether a comparison shows the relation (HOLDS), excludes it (FAILS), or neither."""
     found = statistics.verdict(comparison, smallest, lower_is_better)
     if isinstance(relation, Tie):
-        beyond = comparison.n >= MIN_SEEDS and (comparison.low > smallest or comparison.high < -smallest)
+        beyond = comparison.low > smallest or comparison.high < -smallest
         return HOLDS if statistics.is_tie(comparison, smallest) else FAILS if beyond else UNDECIDED
     return HOLDS if found == "better" else FAILS if found in ("worse", "tie") else UNDECIDED
 

@@ -14,6 +14,7 @@ import pandas as pd
 from harness.ablation.design.paper import PaperTable, load_paper, paper_names
 from harness.ablation.report import beside
 from harness.ablation.report.claims import FAILS, HOLDS, UNDECIDED, Judged, Measured, judge
+from harness.ablation.report.committed import published_folder
 from harness.ablation.report.origin import VERSIONS
 from harness.core.files import write_atomic, write_json
 
@@ -80,7 +81,7 @@ def all_claims() -> tuple[list[Known], list[tuple[PaperTable, str]]]:
     missing = list[tuple[PaperTable, str]]()
     for table in map(load_paper, paper_names()):
         scale = table.scales[0]
-        found = {study: Measured.committed(study, scale) for study in table.studies}
+        found = {study: Measured.read(published_folder(), study, scale) for study in table.studies}
         measured = {study: values for study, values in found.items() if values}
         for key, claim in table.claims.items():
             studies = {table.columns[part.column].study for part in claim.parts}
@@ -126,7 +127,7 @@ def page(known: Sequence[Known], missing: Sequence[tuple[PaperTable, str]]) -> s
 
 def single_runs() -> list[str]:
     """Return a sentence on how far two single runs of one training are apart, from the seeds of a committed study."""
-    known = Measured.committed("weighting", "digits")
+    known = Measured.read(published_folder(), "weighting", "digits")
     if not known or "uniform" not in {*known.rows.arm}:
         return []
     values = known.values("uniform", "fid", 32)
