@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from harness.core.registry import build
@@ -216,6 +217,40 @@ def test_the_units_of_a_feature_do_not_matter_to_classes() -> None:
     assert label_accuracy(units * samples, asked, units * reference, classes) == label_accuracy(
         samples, asked, reference, classes
     )
+
+
+def class_wasserstein(samples: np.ndarray, asked: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> float:
+    return build("metric", "class_wasserstein").compare(summary(samples, asked), summary(reference, classes))
+
+
+def test_the_wasserstein_distance_by_class_is_that_of_the_best_pairs_of_each_class() -> None:
+    """By SciPy's assignment: each class has as many samples as reference rows, and weighs as its samples do."""
+    samples, asked = four_classes(200, 0, 3)
+    reference = normal(200, 2, 1) + 1
+    x, y = in_units_of(reference, samples), in_units_of(reference, reference)
+    total = 0.0
+    for number in range(4):
+        cost = cdist(x[asked == number], y[asked == number], "sqeuclidean")
+        total += cost[linear_sum_assignment(cost)].sum()
+    assert class_wasserstein(samples, asked, reference, asked) == pytest.approx(math.sqrt(total / 200), rel=1e-5)
+
+
+def test_the_wasserstein_distance_by_class_tells_right_classes_from_wrong_ones() -> None:
+    """Wrong classes have the same samples together, one side of the square away."""
+    reference, classes = four_classes(600, 1, 12)
+    assert class_wasserstein(reference, classes, reference, classes) == pytest.approx(0, abs=1e-6)
+    side = 12 / reference.std(0).mean()
+    swapped = class_wasserstein(reference, classes ^ 1, reference, classes)
+    assert swapped == pytest.approx(side, rel=0.05)
+
+
+def test_a_class_of_unequal_numbers_is_weighted_by_its_samples() -> None:
+    """One class lies on its reference, the other 3 away; a quarter of the samples belong to the second."""
+    classes = np.array([0, 1] * 50)
+    reference = np.where(classes == 0, -1.0, 1.0)[:, None]
+    asked = np.array([0] * 75 + [1] * 25)
+    samples = np.where(asked == 0, -1.0, 4.0)[:, None]
+    assert class_wasserstein(samples, asked, reference, classes) == pytest.approx(3 / 2)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     tables = [load_paper(name) for name in options.tables or paper_names()]
     if not options.tables:
         tables = [table for table in tables if (options.at_scale or table.scales[0]) in offered(table)]
-    compared = [(table, _scale(table, options.at_scale)) for table in tables]
+    compared = [(table, scale_of(table, options.at_scale)) for table in tables]
     for table, scale in compared:
         refuse_unmeasured(table.at_paper_scale() if scale == PAPER else table, plans_of(table, scale))
     frames = []
@@ -50,7 +50,7 @@ def offered(table: PaperTable) -> list[str]:
     return [*(table.scales if table.columns else ()), *([PAPER] if table.at_paper_scale().columns else ())]
 
 
-def _scale(table: PaperTable, scale: str | None) -> str:
+def scale_of(table: PaperTable, scale: str | None) -> str:
     """Return the scale to compare a table at; `UserError` if it is not offered."""
     known = offered(table)
     if not known:
@@ -65,7 +65,8 @@ def plans_of(table: PaperTable, scale: str) -> dict[str, Plan]:
     if scale == PAPER:
         study = table.paper_study()
         return {study.name: Plan.of(study, table.scale, load_scale(table.scale), {}, None, [])}
-    return {name: Plan.of(load_study(name), scale, load_scale(scale), {}, None, []) for name in table.studies}
+    studies = {name: load_study(name).as_written() for name in table.studies}
+    return {name: Plan.of(study, scale, load_scale(scale), {}, None, []) for name, study in studies.items()}
 
 
 def refuse_unmeasured(table: PaperTable, plans: Mapping[str, Plan]) -> None:

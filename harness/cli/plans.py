@@ -46,7 +46,7 @@ def plan_of(options: argparse.Namespace, found: bool = True) -> Plan:
     """Return the plan that the options name; unless `found`, without the results of its searches and of timing."""
     study = load_study(options.study)
     if not found:
-        study = dataclasses.replace(study, tuned=None, matched=None if study.matched == "seconds" else study.matched)
+        study = study.as_written()
     base = load_scale(options.scale)
     seeds = getattr(options, "seeds", None)
     return Plan.of(study, options.scale, base, parse_assignments(options.changes), seeds, options.plugin)

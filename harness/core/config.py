@@ -12,6 +12,7 @@ A field of both kinds, `metadata=RUN_ONLY | ADDED`, is run-only.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -196,10 +197,15 @@ def _digested(config: Config, field: dataclasses.Field) -> bool:
     """Whether a field enters a digest."""
     if not _lasting(config, field) or not field.metadata.get("added"):
         return _lasting(config, field)
+    return _canonical(_plain(getattr(config, field.name), _digested)) != _usual(type(config), field.name)
+
+
+@functools.cache
+def _usual(cls: type[Config], name: str) -> str:
+    """Return the default of an added field as canonical JSON."""
+    (field,) = [field for field in dataclasses.fields(cls) if field.name == name]
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    usual = convert(hints(type(config))[field.name], default, field.name)
-    now = getattr(config, field.name)
-    return _canonical(_plain(now, _digested)) != _canonical(_plain(usual, _digested))
+    return _canonical(_plain(convert(hints(cls)[field.name], default, field.name), _digested))
 
 
 def _mapping(config: Config, keep: Keep) -> dict[str, Any]:

@@ -152,9 +152,9 @@ class RunConfig(Formulation):
         changed: dict[str, Any] = {} if self.parent is None else {"coupling": Pairs(path=str(pairs))}
         if self.reflow.distil:
             changed |= {"weighting": UniformWeight(), "time_sampler": UniformTimes()}
-        return dataclasses.replace(self.formulation, **changed)
+        return dataclasses.replace(self.formulation, **changed) if changed else self.formulation
 
-    @property
+    @functools.cached_property
     def formulation(self) -> Formulation:
         """The fields of `Formulation` only."""
         return Formulation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Formulation)})

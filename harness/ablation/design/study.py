@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from harness.ablation.design.crossing import ARM, Crossing, Level, Settings, axes_of, with_baseline
@@ -98,6 +98,10 @@ class Study:
             self.tuned.refuse_reported(looks)
         if self.matched and self.tuned:
             raise UserError("matched: settings tuned for one length do not suit another. Leave out matched or tuned.")
+
+    def as_written(self) -> Study:
+        """Return the study without tuning and timing, whose results its plan would need."""
+        return replace(self, tuned=None, matched=None if self.matched == "seconds" else self.matched)
 
     def crossed(self) -> tuple[Crossing | None, Mapping[str, Settings]]:
         """Return how the arms combine levels (None without axes and sweep), and {arm: settings}."""

@@ -47,6 +47,11 @@ class Tuned:
         require_types(self)
         require_ranges(self.spaces)
 
+    @property
+    def drawn(self) -> set[str]:
+        """The paths that the searches draw, at all scales together."""
+        return {path for space in self.spaces.values() for name in space for path in paths_of(name)}
+
     def budget(self, scale: str) -> dict[str, Any]:
         """Return the budget and space of each arm's search as a JSON object; `UserError` if the scale has no space."""
         if scale not in self.spaces:
@@ -62,9 +67,8 @@ class Tuned:
 
     def refuse_drawn(self, arms: Mapping[str, Mapping[str, Any]]) -> None:
         """Raise `ConfigError` for an arm that sets a path that its search draws."""
-        drawn = {path for space in self.spaces.values() for name in space for path in paths_of(name)}
         for arm, settings in arms.items():
-            if path := drawn_of(settings, drawn):
+            if path := drawn_of(settings, self.drawn):
                 reason = f"`tuned` draws {path} for every arm, but this arm sets it"
                 raise ConfigError(f"arm '{arm}'", f"{reason}. Leave out one of the two.")
 

@@ -120,15 +120,18 @@ def protocols(table: PaperTable, scale: str) -> list[str]:
     """Return the sentences about settings that the authors state and our values do not have at this scale."""
     rows: dict[str, dict[str, None]] = {}
     for column in table.columns.values():
-        arms = Plan.of(load_study(column.study), scale, load_scale(scale), {}, None, []).arms
+        study = load_study(column.study)
+        arms = Plan.of(study.as_written(), scale, load_scale(scale), {}, None, []).arms
+        drawn = study.tuned.drawn if study.tuned else set()
         for row, arm in column.arms.items():
             plain = to_dict(arms[arm])
             stated = table.rows[row].stated if row in table.rows else {}
             for path, value in {**table.stated, **stated}.items():
                 if path in ("evaluate.nfe", "evaluate.metrics"):  # the title of the column has them
                     continue
-                if not agrees(have := at(plain, path), value):
-                    rows.setdefault(f"{path} {shown(value)} in the paper, {shown(have)} here", {})[row] = None
+                if path in drawn or not agrees(at(plain, path), value):
+                    here = "tuned" if path in drawn else shown(at(plain, path))
+                    rows.setdefault(f"{path} {shown(value)} in the paper, {here} here", {})[row] = None
     everywhere = {row for own in rows.values() for row in own}
     shared = [told for told, own in rows.items() if own.keys() == everywhere]
     others = [f"{told} ({', '.join(own)})" for told, own in rows.items() if own.keys() != everywhere]
