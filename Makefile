@@ -55,6 +55,7 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
+COMPARED = $(PAPER) $(foreach file,$(PLUGIN),--plugin $(file)) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS))
 PRINTED = $(if $(FORMAT),--format $(FORMAT))
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
@@ -98,7 +99,7 @@ reflow: $(READY)
 table: $(READY)
 ifneq ($(PAPER),)
 	$(if $(SET)$(filter-out file,$(origin STUDY)),$(error A published table takes no STUDY and no SET))
-	@$(BIN)/harness compare $(PAPER) $(foreach file,$(PLUGIN),--plugin $(file)) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(PRINTED)
+	@$(BIN)/harness compare $(COMPARED) $(PRINTED)
 else ifeq ($(origin STUDY),file)
 	$(if $(filter-out file,$(origin SCALE))$(SEEDS)$(FORMAT)$(SET)$(PLUGIN),$(error Name a table, like make table STUDY=weighting))
 	@$(BIN)/harness list studies && $(BIN)/harness papers && echo 'Name one, like make table STUDY=weighting or make table PAPER=tong2024_table5'
@@ -110,9 +111,14 @@ endif
 tables: $(READY)
 	@$(BIN)/harness compare $(PRINTED)
 
-## Write a study's page again, one HTML file that opens without a network: STUDY SCALE SEEDS SET PLUGIN
+## Write a study's page again, or a published table's, one HTML file that opens without a network: STUDY PAPER SCALE SEEDS SET PLUGIN
 report: $(READY)
+ifneq ($(PAPER),)
+	$(if $(SET)$(filter-out file,$(origin STUDY)),$(error A published table takes no STUDY and no SET))
+	@$(BIN)/harness compare $(COMPARED)
+else
 	@$(BIN)/harness report $(STUDY) $(OPTIONS)
+endif
 
 ## Split the variance of a finished study into training and sampling: STUDY SCALE SEEDS SET PLUGIN
 variance: $(READY)

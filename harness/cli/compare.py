@@ -15,11 +15,11 @@ from harness.ablation.design.configured import points
 from harness.ablation.design.paper import PAPER, PaperTable, compare, load_paper, paper_names
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study, load_scale, load_study
-from harness.ablation.report import beside
+from harness.ablation.report import beside, beside_page
 from harness.ablation.report.claims import Measured, judge
 from harness.ablation.report.committed import published_folder
 from harness.cli import ablate, plan
-from harness.cli.shared import own_folder
+from harness.cli.shared import own_folder, told
 from harness.core.errors import UserError, did_you_mean
 from harness.core.progress import terminal
 
@@ -132,7 +132,8 @@ def _print(table: PaperTable, scale: str, measured: Mapping[str, Measured], form
     found = beside.values(table, measured)
     grids = beside.grids(table, found, scale)
     lines = [*map(beside.told, judged), *([f"{beside.counted(judged)} at the scale {scale}."] if judged else [])]
-    lines += [] if scale == PAPER else beside.protocols(table, scale)
+    protocols = [] if scale == PAPER else beside.protocols(table, scale)
+    lines += protocols
     lines += [f"Values of {study}: {known.path}" for study, known in measured.items()]
     match form:
         case None:
@@ -142,6 +143,8 @@ def _print(table: PaperTable, scale: str, measured: Mapping[str, Measured], form
                 grid.show(console)
             for line in lines:
                 console.print(f"- {line}", soft_wrap=True, markup=False)
+            command = shlex.join(["harness", "compare", table.name, "--scale", scale])
+            told([beside_page.write(table, scale, measured, found, judged, protocols, own_folder(), command)], console)
         case "markdown":
             listed = "\n".join(f"- {line}" for line in lines)
             print("\n\n".join([f"# {table.paper}", *(grid.markdown() for grid in grids), listed]))

@@ -79,6 +79,18 @@ def of_claims(judged: Sequence[Judged], scale: str) -> Grid:
     return Grid(f"Claims at the scale {scale}", header, rows)
 
 
+def of_claim(judged: Judged) -> Grid:
+    """Return the grid of one claim, a row for each comparison."""
+    header = ["comparison", "published", "ours", "interval", "seeds", "seeds find", "verdict"]
+    return Grid("", header, [[effect.compared, *cells(effect), effect.word] for effect in judged.effects])
+
+
+def expected(judged: Judged) -> str:
+    """Return the prediction of a claim in words."""
+    claim = judged.claim
+    return f"Expected{' (stated after the runs)' if claim.after else ''}: {claim.expected}; {claim.because}."
+
+
 def cells(effect: Effect) -> list[str]:
     """Return the published difference, ours, its interval, the seeds, and what they find with 80 % power."""
     told = "" if effect.published is None else f"{effect.published:+.1%}"
@@ -105,8 +117,7 @@ def told(judged: Judged) -> str:
         sees = f" (they find {found})" if found and effect.word == UNDECIDED else ""
         small = f", a tie within {100 * claim.smallest_difference:g} %" if effect.is_tie else ""
         parts.append(f"{effect.compared}: {ours} ({interval}{small}), {seeds} seeds{sees}{beside}")
-    expected = f"Expected{' (stated after the runs)' if claim.after else ''}: {claim.expected}; {claim.because}."
-    return f"{judged.key}: {judged.word}. {claim.says} {'. '.join(parts)}. {expected}"
+    return f"{judged.key}: {judged.word}. {claim.says} {'. '.join(parts)}. {expected(judged)}"
 
 
 def counted(judged: Sequence[Judged]) -> str:

@@ -106,7 +106,7 @@ class Effect(NamedTuple):
     def compared(self) -> str:
         """The comparison in words, like `OT-CFM against I-CFM, FID at NFE 8`."""
         if isinstance(self.relation, Trend):
-            return f"from row to row of {', '.join(self.rows)}; {self.place}"
+            return f"Trend over {', '.join(self.rows)}; {self.place}"
         return f"{self.rows[0]} against {self.rows[1]}, {self.place}"
 
     @property

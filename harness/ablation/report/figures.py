@@ -200,11 +200,7 @@ def draw_forest(axes: Axes, plan: Plan, cells: pd.DataFrame, summary: pd.DataFra
             ratios = 100 * (by_seed[arm] - 1)
             drawn += axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=style["color"], alpha=0.7)
             _marked(drawn, mark(plan, arm))
-    axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
-    low, high = axes.get_xlim()
-    axes.set_xticks(signed_ticks(smallest, low, high))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
-    axes.xaxis.set_minor_locator(NullLocator())
+    signed_axis(axes, smallest)
     axes.set_yticks(
         range(len(others)), [f"{_label(arm, summary[summary.primary])}\n{_said(plan, rows.loc[arm])}" for arm in others]
     )
@@ -216,6 +212,15 @@ def draw_forest(axes: Axes, plan: Plan, cells: pd.DataFrame, summary: pd.DataFra
     axes.set_xlabel(f"{metric} at NFE {place} against{apart}{against}, %")
     what = "main effect" if plan.kind == "effect" else "paired difference"
     axes.set_title(f"{what} at the {plan.kind}'s look\n(ticks are seeds)", fontsize=10)
+
+
+def signed_axis(axes: Axes, smallest: float) -> None:
+    """Make the x axis one of differences in percent: linear up to `smallest`, so that ties can be seen."""
+    axes.set_xscale("symlog", linthresh=smallest)
+    low, high = axes.get_xlim()
+    axes.set_xticks(signed_ticks(smallest, low, high))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def signed_ticks(smallest: float, low: float, high: float) -> list[float]:

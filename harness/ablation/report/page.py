@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -81,13 +81,10 @@ def write(report: Report, folder: Path, command: str) -> Path:
 
 def rendered(report: Report, command: str, path: Path) -> str:
     """Return the page as text; `path` is named where a figure cannot be drawn."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     plan = report.plan
     explained = {arm: Explained.of(config) for arm, config in plan.arms.items()}
-    return environment.get_template("page.html.j2").render(
+    drawn = page_figures.drawn(report, explained, page_figures.losses_of(plan))
+    return template("page.html.j2").render(
         plan=plan,
         answers=_answers(report),
         best=best(report).replace("`", ""),
@@ -96,7 +93,7 @@ def rendered(report: Report, command: str, path: Path) -> str:
         facts=_facts(report),
         arms=[Key.of(plan, arm) for arm in plan.arms],
         contrasts=[Key.of(plan, name) for name in plan.contrasts],
-        pictures=_pictures(report, explained, path),
+        pictures=pictures({name: (ABOUT[name], draw) for name, draw in drawn.items()}, path),
         grids=_grids(report, explained),
         verdict_words=list(VERDICT_COLOURS),
         alike=compared(explained),
@@ -137,12 +134,22 @@ def _facts(report: Report) -> dict[str, str]:
     }
 
 
-def _pictures(report: Report, explained: Mapping[str, Explained], path: Path) -> dict[str, Picture]:
-    """Return {name: figure}; a figure that cannot be drawn is reported and leaves its reason."""
-    losses = page_figures.losses_of(report.plan)
+def template(name: str) -> Template:
+    """Return a template; what it prints is escaped, and a name that it lacks is an error."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    ).get_template(name)  # fmt: skip
+
+
+def pictures(drawn: Mapping[str, tuple[str, Callable[[], Figure]]], path: Path) -> dict[str, Picture]:
+    """Return {name: figure} for a page, given what each shows and how it is drawn.
+
+    A figure that cannot be drawn is reported and leaves its reason.
+    """
     out = {}
-    for name, draw in page_figures.drawn(report, explained, losses).items():
-        make = functools.partial(_inline, name, draw)
+    for name, (about, draw) in drawn.items():
+        make = functools.partial(_inline, name, about, draw)
         with spared():
             try:
                 out[name] = Picture(drawing.drawn(path.with_name(f"{path.name}#{name}"), make))
@@ -152,8 +159,8 @@ def _pictures(report: Report, explained: Mapping[str, Explained], path: Path) ->
     return out
 
 
-def _inline(name: str, draw: Callable[[], Figure]) -> Markup:
-    return Markup(svg.inline(draw(), name, ABOUT[name]))
+def _inline(name: str, about: str, draw: Callable[[], Figure]) -> Markup:
+    return Markup(svg.inline(draw(), name, about))
 
 
 def _grids(report: Report, explained: Mapping[str, Explained]) -> dict[str, list[Grid]]:
