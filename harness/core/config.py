@@ -197,7 +197,8 @@ def _digested(config: Config, field: dataclasses.Field) -> bool:
     """Whether a field enters a digest."""
     if not _lasting(config, field) or not field.metadata.get("added"):
         return _lasting(config, field)
-    return _canonical(_plain(getattr(config, field.name), _digested)) != _usual(type(config), field.name)
+    usual = _usual(type(config), field.name)  # type: ignore[arg-type]  # mypy takes the hash of instances
+    return _canonical(_plain(getattr(config, field.name), _digested)) != usual
 
 
 @functools.cache
