@@ -5,7 +5,7 @@ import itertools
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from harness.core import signals
 from harness.core.config import override
 from harness.core.files import write_json
 from harness.evaluation.protocol import Protocol
+from harness.runs import mlflow_store
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.train import train
@@ -48,8 +49,9 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
+def isolated(request: pytest.FixtureRequest, unmade: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    own = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else unmade()
+    monkeypatch.setenv("HARNESS_RESULTS", str(own / "results"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(signals, "_installed", None)  # a stop in one test must not end a wait in another
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it, commands change it
@@ -60,13 +62,41 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite store of MLflow: creating its tables takes two seconds, copying the file takes none."""
-    from mlflow import MlflowClient
+def unmade(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Return a new folder on each call, which nobody has made: thousands of tests write no file."""
+    base = tmp_path_factory.mktemp("unmade")
+    numbers = itertools.count()
+    return lambda: base / str(next(numbers))
 
+
+@pytest.fixture(scope="session")
+def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Return an empty SQLite store of MLflow; only the first call spends the two seconds to create its tables."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+
+    def make() -> Path:
+        if not path.exists():
+            from mlflow import MlflowClient
+
+            MlflowClient(f"sqlite:///{path}").search_experiments()
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_store(make_store: Callable[[], Path]) -> Path:
+    """An empty SQLite store of MLflow, to copy for a command in another process."""
+    return make_store()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def make_tables(make_store: Callable[[], Path]) -> Iterator[Callable[[Path], None]]:
+    """The function that makes MLflow's tables; meanwhile, commands in this process copy the empty store."""
+    with pytest.MonkeyPatch.context() as patch:
+        own = mlflow_store._make_tables
+        patch.setattr(mlflow_store, "_make_tables", lambda path: shutil.copy(make_store(), path))
+        yield own
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,6 @@ from harness.evaluation import extractors
 from harness.evaluation.judge import Judge, SampleBatch
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 
-diffusers = pytest.importorskip("diffusers")
 PLUGIN = '''
 from dataclasses import dataclass
 
@@ -46,10 +45,12 @@ CONFIG = EvaluateConfig(num_samples=8, batch_size=5, extractor="values", metrics
 @pytest.fixture(scope="session")
 def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small one of random weights: latents [4, h, w] to images [3, 2h, 2w]."""
+    from diffusers import AutoencoderKL
+
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vae")
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    small = diffusers.AutoencoderKL(
+    small: Any = AutoencoderKL(
         **blocks, block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2, latent_channels=4
     )
     small.save_pretrained(folder)
@@ -73,7 +74,9 @@ def latents(
 
 def by_hand(folder: Path, stored: Tensor) -> Tensor:
     """uint8 images of unscaled latents."""
-    decoded = diffusers.AutoencoderKL.from_pretrained(folder).decode(stored).sample
+    from diffusers import AutoencoderKL
+
+    decoded = AutoencoderKL.from_pretrained(folder).decode(stored).sample
     return ((decoded.detach().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 

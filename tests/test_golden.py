@@ -50,7 +50,12 @@ def test_every_scale_has_golden_losses(folder: Path) -> None:
     assert scales(folder).keys() == NUMBERS["losses"].keys()
 
 
-@pytest.mark.parametrize("name", NUMBERS["losses"])
+SLOW = {"fashion_small"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NUMBERS["losses"]]
+)
 def test_twenty_steps_have_the_golden_losses(name: str, folder: Path) -> None:
     found = losses_of(scales(folder)[name])
     assert len(found) == STEPS

@@ -140,6 +140,7 @@ def test_killed_among_pairs_in_a_round_and_between_rounds_the_end_is_the_same(
     assert len(known(unbroken)) == 2 + 3 + 4
 
 
+@pytest.mark.slow
 def test_every_link_is_in_mlflow_with_its_parent(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
@@ -166,6 +167,7 @@ def test_every_link_is_in_mlflow_with_its_parent(unbroken: Path, monkeypatch: py
     assert any(path.path.endswith("-lineage.png") for path in client.list_artifacts(runs[whole].info.run_id, "figures"))
 
 
+@pytest.mark.slow
 def test_the_chain_is_printed_and_drawn(
     unbroken: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -249,6 +251,7 @@ def test_mistakes_are_reported_in_one_line_and_change_nothing(
     assert sorted(teacher.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_distilled_run_is_sampled_with_one_call(
     unbroken: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -27,9 +27,10 @@ HOSTILE = ("a?b#c%20d", "sp ace'q\"é日", "50%", "x;y&z=1:2@3", "back\\slash", 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, make_tables: Callable[[Path], None]) -> Path:
     """The store that two simultaneous first starts have made."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(mlflow_store, "_make_tables", make_tables)
         patch.setenv("HARNESS_RESULTS", str(tmp_path_factory.mktemp("made")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert [*pool.map(connect, [default_uri()] * 2)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fresh import run_fresh
 
+pytestmark = pytest.mark.slow  # an interpreter for each package
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n"
 COMMAND = "import sys; sys.path.insert(0, {folder!r}); from harness.cli import main; sys.exit(main({arguments!r}))"
 WEIGHTING = '''

@@ -94,6 +94,7 @@ print(json.dumps({family: sorted(members) for family, members in registry._MEMBE
 """
 
 
+@pytest.mark.slow
 def test_a_family_is_complete_whatever_was_imported_before(tmp_path: Path) -> None:
     """The first call in a new interpreter, compared with all that any module of the harness declares."""
     *first, everything = run_fresh([*(FIRST.format(family=family) for family in HOMES), ALL_IMPORTED], tmp_path)

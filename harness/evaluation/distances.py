@@ -228,7 +228,8 @@ class LabelAccuracy(SampleMetric, name="label_accuracy"):
 
 def _refuse_missing_classes(given: Comparison) -> None:
     """Raise `ConfigError` if the reference lacks a class."""
-    data, reference = given.data, given.reference
+    data = given.data
+    reference = given.reference
     assert data.classes is not None
     if missing := data.num_classes - len(data.classes[reference_rows(data, reference)].unique()):
         reason = f"the {reference} samples of the reference lack {missing} of the {data.num_classes} classes"
