@@ -229,7 +229,7 @@ def test_a_record_and_the_command_report_both(tiny: RunConfig) -> None:
     assert command._values(run, judge, known) == [
         f"FID 9.5 at NFE 1, 64 samples, protocol {digest}",
         f"FID 4.5 at NFE 2, 64 samples, protocol {digest}",
-        f"FID 2.5 (2 to 3) at NFE 2, 128 samples, protocol {digest}",
+        f"FID 2.5 (2 to 3) at NFE 2, 128 samples, for verdicts, protocol {digest}",
     ]
 
 

@@ -68,7 +68,7 @@ def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
                 spent = CHOSEN if metric in config.flow_metrics else _chosen(run, known["calls"].get(text, {}))
             found = [(value, known["intervals"].get(metric.name, {}).get(text), usual)]
             if more := known["precise"].get(metric.name, {}).get(text):
-                found.append((more["value"], more.get("interval"), f", {more['samples']:,} samples"))
+                found.append((more["value"], more.get("interval"), f", {more['samples']:,} samples, for verdicts"))
             for value, ends, number in found:
                 interval = f" ({ends[0]:.6g} to {ends[1]:.6g})" if ends else ""
                 lines.append(
