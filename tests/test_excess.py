@@ -45,11 +45,15 @@ def drawn(kind: str, number: int, shift: float, generator: torch.Generator) -> t
 
 
 def scores(metric: Any, number: int, shift: float, sets: int = 12) -> np.ndarray:
-    """Return the scores of `sets` sets of `number` samples against 600 real samples."""
+    """Return the scores of `sets` sets of `number` samples against 600 real samples, all of one class."""
     kind = metric.kinds[0] if metric.kinds else "points"
     generator = torch.Generator().manual_seed(0)
-    real = metric.of_reference.summarise(drawn(kind, 600, 0.0, generator), None)
-    parts = [metric.summarise(drawn(kind, number, shift, generator), None) for _ in range(sets)]
+
+    def summary(of: Any, number: int, shift: float) -> Any:
+        return of.summarise(drawn(kind, number, shift, generator), torch.zeros(number, dtype=torch.int64))
+
+    real = summary(metric.of_reference, 600, 0.0)
+    parts = [summary(metric, number, shift) for _ in range(sets)]
     return np.array([metric.compare(part, real) for part in parts])
 
 

@@ -33,9 +33,11 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 
 
 def value(name: str, samples: np.ndarray, reference: np.ndarray, **fields: Any) -> float:
+    """Return the metric's value for samples and a reference of one class."""
     metric: SampleMetric = build("metric", {"name": name, **fields})
     of_samples, of_reference = (
-        m.summarise(torch.from_numpy(x), None) for m, x in ((metric, samples), (metric.of_reference, reference))
+        m.summarise(torch.from_numpy(x), torch.zeros(len(x), dtype=torch.int64))
+        for m, x in ((metric, samples), (metric.of_reference, reference))
     )
     return metric.compare(of_samples, of_reference)
 
