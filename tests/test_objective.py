@@ -477,7 +477,8 @@ STATED = [name for name in names("weighting") if build("weighting", name).stated
 def papers_loss(weighting: str, interpolant: str) -> float:
     """Return the paper's loss of the same field: the weighting times the squared error that the paper states it for."""
     x0 = data(64) * torch.tensor([1.0, 0.7, 0.4, 0.2]).view(1, 1, 2, 2)
-    made = Formulation.parse({**INSIDE_THE_CLAMPS, "interpolant": interpolant, "weighting": weighting})
+    parts = {"interpolant": interpolant, "weighting": weighting, "objective": {"normalise_weight": False}}
+    made = Formulation.parse({**INSIDE_THE_CLAMPS, **parts})
     task = Objective(made, {}).task(x0, 1, 2)
     path = made.interpolant
     t = over(task.t, x0).double()

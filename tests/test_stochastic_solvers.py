@@ -498,7 +498,7 @@ def test_ancestral_sampling_approaches_the_data(
 ) -> None:
     """Mean and variance of Gaussian data, on every path; the error of the variance falls as 1 / N."""
     errors = []
-    for steps in (200, 800):
+    for steps in (100, 400):
         mean, found = moments(made, path, steps, monkeypatch)
         errors.append(abs(found - STD**2 - path.sigma(torch.zeros(())).item() ** 2))
         assert mean == pytest.approx(MEAN, abs=0.03)
