@@ -43,10 +43,10 @@ _LINE = re.compile(r"error: (?P<place>.+?)(?::| is no | is not ) ?(?P<rest>.+)",
 
 
 def examples(number: int) -> settings:
-    """Run `number` fixed examples by default (250 in all tests together), or the same share of FUZZ_EXAMPLES."""
+    """Run `number` fixed examples by default (200 in all tests together), or the same share of FUZZ_EXAMPLES."""
     asked = int(os.environ.get("FUZZ_EXAMPLES", 0))
     return settings(
-        max_examples=number * asked // 250 if asked else number,
+        max_examples=number * asked // 200 if asked else number,
         derandomize=not asked,
         database=None,
         deadline=None,

@@ -35,7 +35,7 @@ def test_data(lab: Path) -> None:
         (lab / "good" / kind).mkdir(parents=True)
         made[kind] = make(lab / "good" / kind)
 
-    @examples(65)
+    @examples(50)
     @given(st.sampled_from(sorted(KINDS)), shares, damages)
     def train(kind: str, which: float, damage: Damage) -> None:
         scale, typed = made[kind]
@@ -85,7 +85,7 @@ def test_runs(lab: Path) -> None:
     known = files(lab / "finished")
     facts = [path for path in known if path.suffix in (".json", ".jsonl")]
 
-    @examples(30)
+    @examples(25)
     @given(st.data(), st.sampled_from(facts) | st.sampled_from(known), damages)
     def use(data: st.DataObject, path: Path, damage: Damage) -> None:
         near = [words for words, its in commands.items() if {*words, *its} & {*path.parts}]

@@ -29,7 +29,7 @@ def test_settings(lab: Path) -> None:
     ended = Counter[Any]()
     scales = {name: load_scale(name) for name in SCALES}
 
-    @examples(40)
+    @examples(30)
     @given(st.data())
     def train(data: st.DataObject) -> None:
         scale = data.draw(st.sampled_from(SCALES))
@@ -55,7 +55,7 @@ def test_studies(lab: Path) -> None:
         st.tuples(st.sampled_from([*commands, "tune"]), st.one_of(studies(config), searches(config), code)),
     )
 
-    @examples(85)
+    @examples(70)
     @given(asked)
     def read(asked: tuple[str, str]) -> None:
         command, text = asked
@@ -72,7 +72,7 @@ def test_arguments(lab: Path) -> None:
     """Every command except the one that serves pages."""
     given_ = [str(lab / "studies" / "two.py"), "points", "two", "rate", "absent", "x.png", "weighting=snr", "1"]
 
-    @examples(30)
+    @examples(25)
     @given(arguments(given_))
     def command(words: list[str]) -> None:
         with results() as folder:
