@@ -59,6 +59,16 @@ def test_it_has_every_value_and_every_verdict(tmp_path: Path) -> None:
     assert len(parsed.of("svg")) == len(table.columns)
 
 
+def test_a_column_of_one_row_has_no_figure(tmp_path: Path) -> None:
+    table = load_paper("karras2022_table2")
+    (name,) = table.columns
+    row, arm = next(iter(table.columns[name].arms.items()))
+    alone = replace(table, columns={name: replace(table.columns[name], arms={row: arm})}, claims={})
+    parsed = Parsed(written(alone, tmp_path))
+    assert parsed.of("svg") == []
+    assert len(parsed.tables) == 1
+
+
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     table = load_paper("liu2023_table1")
     hostile = "<script>alert(1)</script> & {{ 7 * 7 }}"

@@ -325,6 +325,12 @@ def test_an_unknown_table_and_scale_are_refused(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["report", "ablate", "table", "plan"])
+def test_a_published_table_that_is_no_study_is_told_apart(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "liu2023_table1"]) == 2
+    assert "'liu2023_table1' is a published table and declares no study. `harness compare" in capsys.readouterr().err
+
+
 def test_a_table_without_values_of_ours_is_refused() -> None:
     with pytest.raises(UserError, match=r"^liu2023_table1: no column has values of ours\."):
         scale_of(replace(load_paper("liu2023_table1"), columns={}, claims={}), None)

@@ -117,12 +117,16 @@ def _options(table: PaperTable, study: str | Study, scale: str, options: argpars
     return argparse.Namespace(**{**vars(options), "study": study, "scale": scale, "changes": [], "command": command})
 
 
+def lacking(table: PaperTable) -> list[str]:
+    """Return the sentences about parts of the rows' recipes that their configurations lack."""
+    return [f"{row}: {why}" for row in table.rows for why in compare(table, row).why]
+
+
 def _forecast(table: PaperTable, study: Study, options: argparse.Namespace) -> None:
     """Say what the recipes lack here, then what the study takes."""
     console = terminal()
-    for row in table.rows:
-        for why in compare(table, row).why:
-            console.print(f"- {row}: {why}", soft_wrap=True, markup=False)
+    for line in lacking(table):
+        console.print(f"- {line}", soft_wrap=True, markup=False)
     plan.run(_options(table, study, table.scale, options))
 
 
@@ -132,7 +136,7 @@ def _print(table: PaperTable, scale: str, measured: Mapping[str, Measured], form
     found = beside.values(table, measured)
     grids = beside.grids(table, found, scale)
     lines = [*map(beside.told, judged), *([f"{beside.counted(judged)} at the scale {scale}."] if judged else [])]
-    protocols = [] if scale == PAPER else beside.protocols(table, scale)
+    protocols = lacking(table) if scale == PAPER else beside.protocols(table, scale)
     lines += protocols
     lines += [f"Values of {study}: {known.path}" for study, known in measured.items()]
     match form:

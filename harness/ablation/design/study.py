@@ -134,6 +134,9 @@ def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
     word = variable.lower()
     path = file_of(name)
     if not name.endswith(".py") and not declared_in(name, variable):
+        if declared_in(name, "TABLE"):
+            told = f"`harness compare {name}` compares it with our values, and writes its page"
+            raise UserError(f"'{name}' is a published table and declares no {word}. {told}.")
         raise UserError(f"'{name}' is not a known {word}. {did_you_mean(name, declaring(variable))}")
     declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
     if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,13 +36,11 @@ def write(
     path = folder / "reports" / "papers" / f"{table.name}-{scale}.html"
     grids = beside.grids(table, found, scale)
     names = [f"column-{letter}" for letter in string.ascii_lowercase[: len(grids)]]
-    drawn = {
-        name: (
-            f"Published differences beside ours: {column}",
-            lambda own=own, column=column: draw(table.columns[column], own),
-        )
-        for name, (column, own) in zip(names, found.groupby("column", sort=False), strict=True)
-    }
+    drawn = {}
+    for name, (column, own) in zip(names, found.groupby("column", sort=False), strict=True):
+        if len(own) > 1:
+            make = functools.partial(draw, table.columns[str(column)], own)
+            drawn[name] = (f"Published differences beside ours: {column}", make)
     text = page.template("beside.html.j2").render(
         name=f"{table.name}-{scale}",
         paper=table.paper,
