@@ -341,6 +341,9 @@ def test_a_tuned_setting_differs_from_the_papers_in_every_row() -> None:
     of = load_paper("peebles2023_tables")
     shared, *_ = beside.protocols(of, "digits")
     assert "train.learning_rate 0.0001 in the paper, tuned here" in shared
+    same = load_scale("digits").train.learning_rate
+    shared, *_ = beside.protocols(replace(of, stated={**of.stated, "train.learning_rate": same}), "digits")
+    assert f"train.learning_rate {same} in the paper, tuned here" in shared
 
 
 SMALL = """
@@ -396,6 +399,8 @@ def test_the_command_trains_what_is_missing_at_both_scales(
     said = capsys.readouterr().out
     assert "gvp: their data; here: digits" in said  # before anything starts
     assert "ours / published" in " ".join(said.split())
+    written = results_folder() / "local" / "reports" / "papers" / "nobody-paper.html"
+    assert "<li>gvp: their data; here: digits</li>" in written.read_text()
     runs = Plan.of(load_paper("nobody").paper_study(), "large", load_scale("large"), {}, None, [])
     assert {run.config.train.steps for run in (runs.run(*trial) for trial in runs.trials())} == {14}
     assert not runs.unfinished()
