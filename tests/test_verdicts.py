@@ -119,10 +119,7 @@ def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
         assert ("numerics_version" in about) == ("evaluation_version" in about), path.name
 
 
-AWAITED = {
-    "c2ot2025_moons",
-    "peebles2023_tables",
-}  # fmt: skip
+AWAITED = {"peebles2023_tables"}
 """Studies that are not yet published."""
 
 
