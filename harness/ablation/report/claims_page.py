@@ -36,6 +36,7 @@ A verdict is about this scale, not about the paper. Digits have 8x8 pixels and h
 are far from converged, the classes are easy, the features of FID are those of a small classifier, and batches of 64 are
 large beside 1,438 images, which helps pairings by optimal transport. A claim about the last per cent of a converged
 model, or about long training, may turn. "RK45" in the rows of Liu et al. stands for 128 steps of Euler's method here.
+The claims of Cheng & Schwing are judged on points in the plane, as in their paper.
 
 Predictions and smallest differences stand in [studies/papers](../../studies/papers). A test compares each with the
 commits of its runs; a claim that is marked "stated after the runs" is exempt. `harness compare TABLE` prints all values
