@@ -111,7 +111,7 @@ endif
 tables: $(READY)
 	@$(BIN)/harness compare $(PRINTED)
 
-## Write a study's page again, or a published table's, one HTML file that opens without a network: STUDY PAPER SCALE SEEDS SET PLUGIN
+## Write a study's page again, or a published table's (training what is missing), as one HTML file: STUDY PAPER SCALE SEEDS SET PLUGIN
 report: $(READY)
 ifneq ($(PAPER),)
 	$(if $(SET)$(filter-out file,$(origin STUDY)),$(error A published table takes no STUDY and no SET))

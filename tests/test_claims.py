@@ -268,6 +268,20 @@ def test_the_committed_page_is_that_of_the_tables() -> None:
     assert (FOLDER / "tables" / "claims.csv").read_text() == claims_page.rows(known).to_csv(index=False)
 
 
+def test_what_the_page_says_of_dit_is_in_its_tables() -> None:
+    """All searches took the largest rate that they tried, and patches of 2 pixels are the worst."""
+    searches = [*(FOLDER / "tables").glob("peebles2023_tables-*-trials.csv")]
+    assert len(searches) == 5
+    for path in searches:
+        trials = pd.read_csv(path)
+        rates = trials["train.learning_rate"]
+        assert len(rates) == 6
+        assert rates[trials["value"].idxmin()] == rates.max()
+    rows = pd.read_csv(FOLDER / "tables" / "peebles2023_tables-digits-seeds.csv")
+    means = rows[(rows.metric == "fid") & (rows.nfe == 32)].groupby("arm")["value"].mean()
+    assert means["width 32, patch 2"] > max(means["width 32, patch 4"], means["width 32, patch 1"])
+
+
 def test_there_are_at_least_25_claims() -> None:
     assert len(CLAIMS) >= 25
 
@@ -386,7 +400,9 @@ def test_the_command_trains_what_is_missing_at_both_scales(
     (tmp_path / "studies" / "papers" / "nobody.py").write_text(SMALL)
     monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path / "studies"))
     assert main(["compare", "nobody", "--workers", "1", "--format", "csv"]) == 0
-    rows = pd.read_csv(io.StringIO(capsys.readouterr().out))  # nothing but the values, though it trained
+    values, beside_them = capsys.readouterr()
+    rows = pd.read_csv(io.StringIO(values))  # nothing but the values, though it trained
+    assert "nobody-small: no table yet, so its study starts now (`harness plan nobody --scale small`" in beside_them
     assert rows.seeds.tolist() == [3, 3]
     assert main(["compare", "nobody"]) == 0  # trained already
     said = capsys.readouterr().out

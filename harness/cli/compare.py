@@ -103,6 +103,9 @@ def _measured(table: PaperTable, study: str, scale: str, options: argparse.Names
     if scale == PAPER:
         declared = table.paper_study()
         _forecast(table, declared, options)
+    elif not goes_on:
+        told = f"`harness plan {study} --scale {name}` says what it takes"
+        print(f"{study}-{name}: no table yet, so its study starts now ({told}; Ctrl-C ends it).", flush=True)
     ablate.run(_options(table, declared, name, options))
     if (known := Measured.read(own_folder(), study, name)) is None:
         raise UserError(

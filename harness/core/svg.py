@@ -24,8 +24,8 @@ _LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 def inline(figure: Figure, name: str, about: str) -> str:
     """Return a figure as an SVG element for HTML, the same on every call; `about` says what it shows.
 
-    `name` is unique on the page, in letters. Black and dark grey become the colour of the text around it; white
-    becomes the page's colour `--paper`.
+    `name` is unique on the page, in letters and digits. Black and dark grey become the colour of the text around it;
+    white becomes the page's colour `--paper`.
     """
     root = ElementTree.fromstring(_saved(figure, name))
     for element in root.iter():

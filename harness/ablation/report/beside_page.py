@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def write(
     """
     path = folder / "reports" / "papers" / f"{table.name}-{scale}.html"
     grids = beside.grids(table, found, scale)
-    names = [f"column-{letter}" for letter in string.ascii_lowercase[: len(grids)]]
+    names = [f"column{i}" for i in range(len(grids))]
     drawn = {}
     for name, (column, own) in zip(names, found.groupby("column", sort=False), strict=True):
         if len(own) > 1:
@@ -51,7 +50,7 @@ def write(
         pictures=page.pictures(drawn, path),
         verdict_words=[HOLDS, FAILS, UNDECIDED],
         protocols=protocols,
-        origin={study: f"{known.path}; commits {', '.join(known.commits)}" for study, known in measured.items()},
+        origin={study: f"{known.path.name}; commits {', '.join(known.commits)}" for study, known in measured.items()},
         command=command,
     )
     write_atomic(path, text)

@@ -36,7 +36,9 @@ A verdict is about this scale, not about the paper. Digits have 8x8 pixels and h
 are far from converged, the classes are easy, the features of FID are those of a small classifier, and batches of 64 are
 large beside 1,438 images, which helps pairings by optimal transport. A claim about the last per cent of a converged
 model, or about long training, may turn. "RK45" in the rows of Liu et al. stands for 128 steps of Euler's method here.
-The claims of Cheng & Schwing are judged on points in the plane, as in their paper.
+The claims of Cheng & Schwing are judged on points in the plane, as in their paper. The searches for the arms of Peebles
+& Xie all took the same learning rate, the largest of the six that they tried: higher ones may be better. Their patches
+of 4 and of 1 pixels are both better than those of 2, so there is no trend.
 
 Predictions and smallest differences stand in [studies/papers](../../studies/papers). A test compares each with the
 commits of its runs; a claim that is marked "stated after the runs" is exempt. `harness compare TABLE` prints all values
