@@ -276,7 +276,7 @@ def test_what_the_page_says_of_dit_is_in_its_tables() -> None:
         trials = pd.read_csv(path)
         rates = trials["train.learning_rate"]
         assert len(rates) == 6
-        assert rates[trials["value"].idxmin()] == rates.max()
+        assert rates.iloc[int(trials["value"].argmin())] == rates.max()
     rows = pd.read_csv(FOLDER / "tables" / "peebles2023_tables-digits-seeds.csv")
     means = rows[(rows.metric == "fid") & (rows.nfe == 32)].groupby("arm")["value"].mean()
     assert means["width 32, patch 2"] > max(means["width 32, patch 4"], means["width 32, patch 1"])
