@@ -148,6 +148,22 @@ def test_metrics_of_more_samples_are_extended_along_a_line(tiny: RunConfig, monk
     assert [number for number, *_ in asked] == [16, 300]
 
 
+def test_slow_samples_are_drawn_in_one_step_to_time_metrics(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 10 ms a call, 500 samples of 40 calls take 200 s: too long only to time features and metrics."""
+    asked = []
+
+    def judged(trained: Run, how: Any) -> JudgingTimes:
+        asked.append((how.num_samples, how.solver.name, how.nfe))
+        return JudgingTimes(1, 1e-2, how.nfe[0] or 40, 3 + 0.01 * how.num_samples, 2, 5)
+
+    monkeypatch.setattr(estimate, "_judged", judged)
+    adaptive = {"evaluate.solver": "dopri5", "evaluate.nfe": [0], "evaluate.num_samples": 2000}
+    slow = override(tiny, adaptive)
+    found = judging_times(slow, Run.of(slow))
+    assert asked == [(16, "dopri5", (0,)), (500, "euler", (1,)), (250, "euler", (1,))]
+    assert (found.calls, found.metrics) == (40, pytest.approx(23))
+
+
 @pytest.mark.usefixtures("unmeasured")
 def test_a_training_that_gives_up_gives_no_times(tiny: RunConfig) -> None:
     with pytest.raises(Diverged):

@@ -21,10 +21,11 @@ from harness.ablation.report.outlook import UNKNOWN, Effects, Outlook
 from harness.ablation.report.spent import Parts
 from harness.cli import advice, main
 from harness.cli import plan as command
-from harness.cli.plan import remarks, status
+from harness.cli.plan import memory_needed, remarks, status, trainings_alone
 from harness.core.config import override
 from harness.core.files import results_folder
 from harness.core.memory import size
+from harness.core.progress import duration
 from harness.runs.config import RunConfig
 from harness.runs.estimate import Spent
 from harness.runs.explain import Explained
@@ -175,13 +176,16 @@ def test_remarks_name_guesses_and_failures(plan: Plan, monkeypatch: pytest.Monke
     outlook = Outlook(plan, 2, NONE, parts(plan))
     lines = remarks(outlook, Placement(2, 1), found)
     assert "b: its small trial gave no times: training diverged." in lines
-    (line,) = (line for line in lines if "of memory" in line)
     held = {arm: memory_of(config) for arm, config in plan.arms.items()}
     largest = max(held, key=held.__getitem__)
-    assert line.startswith(f"A trial of {largest} holds about {size(held[largest])} of memory")
+    assert memory_needed(plan).startswith(f"A trial of {largest} holds about {size(held[largest])} of memory")
     larger = override(plan.arms["a"], {"backbone.channels": 256})
     assert memory_of(larger) > held["a"]
     assert not any("linear growth" in line or "disk" in line.partition(",")[0] for line in lines[1:])
+    train = plan.arms[plan.baseline].train
+    work = 2 * len(plan.seeds) * train.steps * train.batch_size  # a and "solver" share their trainings
+    alone = f"If all train as fast as {plan.baseline}, the trainings alone take {duration(work / 50)}."
+    assert trainings_alone(plan, 50) == alone
     many = {arm: override(config, {"evaluate.num_samples": 501}) for arm, config in plan.arms.items()}
     large = dataclasses.replace(outlook, plan=dataclasses.replace(plan, arms=many))
     (line,) = (line for line in remarks(large, Placement(2, 1), found) if "linear growth" in line)

@@ -13,7 +13,7 @@ from rich.console import Console
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_study
 from harness.ablation.execute import placement as module
-from harness.ablation.execute.placement import Placement, choose, given, measure, placements, remembered
+from harness.ablation.execute.placement import Placement, choose, given, measure, placements, rate_of, remembered
 from harness.cli import ablate
 from harness.core.config import override
 from harness.core.errors import UserError
@@ -48,10 +48,12 @@ def test_more_threads_must_be_worth_it_and_are_measured_once(
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(module, "measure", lambda plan, way: rates[way.threads - 1])
     assert remembered(plan) == 1
+    assert rate_of(plan, Placement(2, 1)) is None
     said = list[str]()
     assert choose(plan, said.append).threads == taken == remembered(plan)
     assert [line.split(":")[0] for line in said[1:]] == ["2 at a time on 1 thread", "1 at a time on 2 threads"]
     assert said[0].startswith("measuring how many trials")
+    assert [rate_of(plan, way) for way in placements(2, 0)] == [*rates]
     monkeypatch.setattr(module, "measure", lambda plan, way: pytest.fail("measured again"))
     assert choose(plan, said.append).threads == taken
     more = dataclasses.replace(plan.up_to(20), arms={**plan.arms, "new": plan.arms["data_end"]})
@@ -113,3 +115,19 @@ def test_real_trials_are_measured_side_by_side(plan: Plan, monkeypatch: pytest.M
     assert measure(plan.threaded(1), Placement(2, 1)) > 1
     broken = Plan(**{**vars(plan), "plugins": (str(Path("absent.py").absolute()),)})
     assert measure(broken, Placement(1, 1)) == 0
+
+
+@pytest.mark.parametrize(("took", "steps"), [(0.1, module.SETTLING_STEPS), (0.5, 5), (1.5, 2), (30.0, 1)])
+def test_slow_steps_settle_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, steps: int) -> None:
+    """Steps before the measured ones: as many as settle, or those of two seconds."""
+    now = 0.0
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now)
+    waited = list[int]()
+    monkeypatch.setattr(module, "wait_for_all", lambda folder, number: waited.append(round(now / took)))
+    clock = module._Clock(tmp_path, 1)
+    for _ in range(100):  # the first call comes before the first step
+        if clock():
+            break
+        now += took
+    assert waited == [steps]
+    assert (clock.ended - clock.started) / clock.steps == pytest.approx(took)

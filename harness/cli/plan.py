@@ -11,7 +11,7 @@ from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import stored, unplanned
 from harness.ablation.execute.forecast import Forecast, forecast
-from harness.ablation.execute.placement import Placement
+from harness.ablation.execute.placement import Placement, rate_of
 from harness.ablation.report.looks import decided
 from harness.ablation.report.outlook import Effects, Outlook
 from harness.ablation.report.spent import Parts, measured
@@ -20,9 +20,10 @@ from harness.cli.advice import warn
 from harness.cli.plans import plan_of, refuse_broken, refuse_short
 from harness.core.files import results_folder
 from harness.core.memory import free_bytes, size
-from harness.core.progress import terminal
+from harness.core.progress import duration, terminal
 from harness.runs.estimate import limit
 from harness.runs.explain import Explained, percent
+from harness.runs.identity import training_digest
 from harness.runs.room import memory_of
 
 
@@ -36,7 +37,9 @@ def run(options: argparse.Namespace) -> None:
     if options.seeds is None:
         plan = plan.up_to(plan.looks.last)
     console.print(plan.question)
-    for line in status(plan):
+    rate = rate_of(given, placement)
+    alone = [trainings_alone(plan, rate)] if rate and plan.unfinished() else []
+    for line in (*status(plan), memory_needed(plan), *alone):
         console.print(line, soft_wrap=True)
     known = measured(plan)
     found = _tried(plan, placement, known, console)
@@ -77,6 +80,22 @@ def _tried(plan: Plan, placement: Placement, known: Parts, console: Console) -> 
     return forecast(plan, placement, arms)
 
 
+def trainings_alone(plan: Plan, rate: float) -> str:
+    """Return a sentence about the time of the trainings that are left, if all take `rate` samples a second together."""
+    flows = [flow for trial in plan.unfinished() for flow in plan.run(*trial).config.flows]
+    left = {(training_digest(flow), flow.seed): flow.train for flow in flows}
+    seconds = sum(train.steps * train.batch_size for train in left.values()) / rate
+    return f"If all train as fast as {plan.baseline}, the trainings alone take {duration(seconds)}."
+
+
+def memory_needed(plan: Plan) -> str:
+    """Return a sentence about the memory of the trial that needs the most."""
+    needed = {arm: memory_of(config) for arm, config in plan.arms.items()}
+    arm = max(needed, key=lambda arm: needed[arm])
+    free = size(free_bytes(plan.arms[arm].train.resolved_device()))
+    return f"A trial of {arm} holds about {size(needed[arm])} of memory, the most; {free} are free."
+
+
 def remarks(outlook: Outlook, placement: Placement, found: Forecast) -> list[str]:
     """Return notes on how to read the tables."""
     plan = outlook.plan
@@ -98,10 +117,6 @@ def remarks(outlook: Outlook, placement: Placement, found: Forecast) -> list[str
             "assume linear growth in the number of samples."
         )
     lines += [f"{arm}: its small trial gave no times: {reason}" for arm, reason in found.failures.items()]
-    held = {arm: memory_of(config) for arm, config in plan.arms.items()}
-    largest = max(held, key=lambda arm: held[arm])
-    free_memory = size(free_bytes(plan.arms[largest].train.resolved_device()))
-    lines.append(f"A trial of {largest} holds about {size(held[largest])} of memory, the most; {free_memory} are free.")
     needed = outlook.until(decided(plan)).bytes
     folder = next(place for place in (results_folder(), *results_folder().parents) if place.exists())
     if needed > (free := shutil.disk_usage(folder).free):

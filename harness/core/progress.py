@@ -91,10 +91,12 @@ def told(
 
 
 def duration(seconds: float) -> str:
-    """Format a duration in seconds, minutes or hours."""
+    """Format a duration in seconds, minutes, hours or days."""
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 86400:.0f} days"
 
 
 def ahead(title: str, share: float, seconds: float | None) -> str:

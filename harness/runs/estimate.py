@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.components.solvers.ordinary import Euler
+from harness.components.time_grids import UniformGrid
 from harness.core.checkpoint import checkpoints
 from harness.core.config import override
 from harness.core.errors import ConfigError
@@ -29,6 +31,8 @@ from harness.training.config import TrainConfig
 
 SECONDS = 3.0
 """Approximate length of a measurement of training or of sampling."""
+SLOW = 30.0
+"""Seconds of sampling from which a measurement draws its samples by one step of Euler's method."""
 STEPS = 6
 """Steps of a first training, which warms up the process and gives the length of the measured training."""
 SAMPLES = 2000
@@ -191,15 +195,22 @@ def judging_times(config: RunConfig, trained: Run) -> JudgingTimes:
     first = _judged(trained, _fewer(config, few, lowest))  # also warms up the process
     most = min(whole.num_samples, max(few, limit(whole)))
     nfe = max((nfe for nfe in whole.nfe if nfe * most * first.call <= SECONDS), default=lowest)
-    found = _judged(trained, _fewer(config, most, nfe))
+    slow = most * first.calls * first.call > SLOW
+
+    def judged(samples: int) -> JudgingTimes:
+        how = _fewer(config, samples, nfe)
+        quick = dataclasses.replace(how, solver=Euler(), time_grid=UniformGrid(), nfe=(1,))
+        return _judged(trained, quick if slow else how)
+
+    found = judged(most)
     metrics = found.metrics
     if most < whole.num_samples:
-        half = _judged(trained, _fewer(config, max(few, most // 2), nfe))
-        each = max(0.0, metrics - half.metrics) / max(1, most - max(few, most // 2))
+        half = max(few, most // 2)
+        each = max(0.0, metrics - judged(half).metrics) / max(1, most - half)
         metrics += each * (whole.num_samples - most)
     paths = sum(metric.samples for metric in whole.flow_metrics)
     flow = found.flow * paths / max(1, sum(min(metric.samples, PATHS) for metric in whole.flow_metrics))
-    return dataclasses.replace(found, metrics=metrics, flow=flow)
+    return dataclasses.replace(found, calls=first.calls if slow else found.calls, metrics=metrics, flow=flow)
 
 
 def limit(how: EvaluateConfig) -> int:

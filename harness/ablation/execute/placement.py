@@ -137,6 +137,11 @@ def remembered(plan: Plan) -> int:
     return known["chosen"]["threads"] if known else config.train.threads
 
 
+def rate_of(plan: Plan, placement: Placement) -> float | None:
+    """Return the samples per second that `choose` measured for the plan's baseline; None if it did not."""
+    return _known(_place(plan.arms[plan.baseline])).get("samples_per_second", {}).get(str(placement))
+
+
 def _known(place: Path) -> dict[str, Any]:
     """Return the stored measurement of this machine; {} if there is none."""
     return read_json_if_there(
@@ -184,7 +189,10 @@ def main() -> None:
 
 
 class _Clock:
-    """Stop condition called before every step: it skips a few steps, waits for the other trials, then times steps."""
+    """Stop condition called before every step: it skips a few steps, waits for the other trials, then times steps.
+
+    Of slow steps it skips one only.
+    """
 
     def __init__(self, folder: Path, number: int):
         self.folder = folder
@@ -195,6 +203,11 @@ class _Clock:
 
     def __call__(self) -> bool:
         self.steps += 1
+        now = time.perf_counter()
+        if self.steps == -SETTLING_STEPS:
+            self.started = now
+        elif self.steps < 0 and now - self.started > SECONDS:
+            self.steps = 0
         if self.steps < 0:
             return False
         if torch.cuda.is_available():
