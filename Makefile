@@ -45,7 +45,7 @@ NUMBER ?=
 ## source file to mutate, like harness/core/files.py; any if not given
 ONLY ?=
 ## benchmarks to run
-BENCHMARKS := looks aa startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
+BENCHMARKS := looks aa startup memory workers logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
 ## Python that creates .venv, 3.11 or newer
 PYTHON ?= python3
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -23,7 +24,7 @@ from harness.ablation.design.search import Search
 from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.space import log
 from harness.ablation.design.study import Study
-from harness.ablation.execute import launch, worker
+from harness.ablation.execute import forks, launch, worker
 from harness.ablation.execute.board import DEATHS, Board
 from harness.ablation.execute.launch import Deaths, Worker
 from harness.ablation.execute.placement import Placement
@@ -50,6 +51,24 @@ def search(tiny: RunConfig) -> SearchPlan:
     )
 
 
+FORK = multiprocessing.get_context("fork")
+
+
+def sleeping() -> BaseProcess:
+    """Return a process that waits to be killed."""
+    process = FORK.Process(target=time.sleep, args=(60,))
+    process.start()
+    return process
+
+
+def ended() -> BaseProcess:
+    """Return a process that has ended."""
+    process = FORK.Process()
+    process.start()
+    process.join()
+    return process
+
+
 class Crew(Deaths):
     """Workers that only wait to be killed, and the messages about them."""
 
@@ -64,17 +83,17 @@ class Crew(Deaths):
 
     def kill(self, within: bool = True) -> str:
         """Kill a worker during its next trial, or outside of any trial; return the message."""
-        process = subprocess.Popen(["sleep", "60"])
+        process = sleeping()
         if within:
             begin_and_die(self.board, process.pid)
         process.kill()
-        process.wait()
+        process.join()
         self.said.truncate(self.said.seek(0))
         self.replaced(Worker(process, 1, Path("worker-1.log"), 0))
         return self.said.getvalue()
 
 
-def begin_and_die(board: Board, process: int) -> None:
+def begin_and_die(board: Board, process: int | None) -> None:
     """Claim the next trial for a process whose lease the kernel then releases."""
     claimed = board.next()
     assert claimed
@@ -106,7 +125,7 @@ def test_a_killed_worker_is_reported_and_replaced(plan: Plan) -> None:
         "worker 1 was killed by SIGKILL (did memory run out?) outside of a trial. Another takes its place.\n"
     )
     assert crew.started == [{"number": 1, "again": True}] * 2
-    asked: Any = SimpleNamespace(returncode=launch.STOPPED, pid=0)
+    asked: Any = SimpleNamespace(exitcode=launch.STOPPED, pid=0)
     crew.replaced(Worker(asked, 1, Path("worker-1.log"), 0))
     assert "worker 1 was asked to stop outside of a trial." in crew.said.getvalue()
 
@@ -120,7 +139,7 @@ def test_others_join_the_crew_in_the_places_of_killed_ones(tmp_path: Path, monke
     log.touch()
 
     def ended(code: int) -> Worker:
-        process: Any = SimpleNamespace(poll=lambda: code, returncode=code)
+        process: Any = SimpleNamespace(is_alive=lambda: False, exitcode=code)
         return Worker(process, 0, log, 0)
 
     for code in (-signal.SIGKILL, -signal.SIGSEGV, launch.STOPPED):
@@ -142,11 +161,11 @@ def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pyte
     log = tmp_path / "worker.log"
     log.write_text("deaf\n")
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process begins with this setting
-    process = subprocess.Popen(["sleep", "60"])
+    process = sleeping()
     signal.signal(signal.SIGTERM, before)
     said = io.StringIO()
     launch._end([Worker(process, 0, log, 0)], Console(file=said))
-    assert process.returncode == -signal.SIGKILL
+    assert process.exitcode == -signal.SIGKILL
     assert said.getvalue() == "deaf\n"
 
 
@@ -159,7 +178,7 @@ def test_no_report_is_written_while_another_runs_the_plan_or_before_all_has_ende
 
     def idle(*_: Any, **__: Any) -> Worker:
         (log := plan.folder / "worker-0.log").touch()
-        return Worker(subprocess.Popen(["true"]), 0, log, 0)
+        return Worker(ended(), 0, log, 0)
 
     monkeypatch.setattr(launch, "_start", idle)
     monkeypatch.setattr(launch, "_connect", lambda *_: (None, None))
@@ -296,17 +315,6 @@ def test_the_seconds_of_all_attempts_at_a_trial_count(search: SearchPlan) -> Non
     assert seconds[1] < 20
 
 
-def test_a_worker_whose_launcher_is_gone_ends(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(sys, "argv", ["worker", str(plan.write()), "1"])
-    try:
-        with pytest.raises(Stopped):
-            worker.main()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
 def test_a_stop_while_another_process_holds_the_journal_is_a_stop(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(**_: Any) -> NoReturn:
         raise Stopped("stopped while it waited")
@@ -321,7 +329,7 @@ def test_a_workers_whole_lines_are_shown_once_except_those_that_the_launcher_pri
     said = io.StringIO()
     log = tmp_path / "worker-0.log"
     log.write_bytes(b"of an earlier worker\n")
-    shown = Worker(subprocess.Popen(["true"]), 0, log, log.stat().st_size)
+    shown = Worker(ended(), 0, log, log.stat().st_size)
     console = Console(file=said, width=40, markup=False)
     lines = b"a [/b]: \xff, " + b"long " * 20 + b"end\nerror: no room\nstopped at step 3. What was done is kept.\nb: ha"
     for _ in range(2):
@@ -331,20 +339,15 @@ def test_a_workers_whole_lines_are_shown_once_except_those_that_the_launcher_pri
         shown.show(console)
     assert said.getvalue() == f"a [/b]: \ufffd, {'long ' * 20}end\nb: half\n"
     assert shown.error == "no room"
-    shown.process.wait()
 
 
 def test_another_worker_goes_on_with_the_log_of_the_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log is read as UTF-8, so it is written as UTF-8, whatever the terminal's encoding."""
-    given: list[dict[str, str]] = []
-    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: given.append(env))
+    monkeypatch.setattr(forks, "start", lambda *_: None)
     log = tmp_path / "worker-0.log"
     for again, kept in ((True, b"died\n"), (False, b"")):
         log.write_bytes(b"died\n")
         begun = launch._start(tmp_path / "plan.json", 0, Placement(1, 1), again)
         assert (begun.log, begun.shown, log.read_bytes()) == (log, len(kept), kept)
-        assert given.pop()["PYTHONIOENCODING"] == "utf-8"
 
 
 def test_the_report_is_written_before_the_left_out_trials_are_reported(

@@ -1,7 +1,5 @@
 import dataclasses
-import importlib
 import shutil
-import signal
 from collections import Counter
 from typing import Any
 
@@ -51,13 +49,6 @@ def fail(board: Board, trial: Any) -> None:
     """Fail as a worker does whose training diverges."""
     write_json(board.plan.run(*key(trial)).folder / "diverged.json", {"reason": "it diverged"})
     board.tell_failure(trial, "it diverged")
-
-
-def test_a_process_that_a_worker_starts_takes_no_trial() -> None:
-    """`multiprocessing` imports the worker's main module where it spawns the process."""
-    before = signal.getsignal(signal.SIGTERM)
-    importlib.import_module("harness.ablation.execute.__main__")
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_each_trial_is_queued_once(plan: Plan) -> None:

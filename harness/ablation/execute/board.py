@@ -132,7 +132,7 @@ class Board(ABC):
         ended = {self.title(trial) for trial in self.settled()} if died else set()
         return [title for title in dict.fromkeys(died) if died.count(title) >= DEATHS and title not in ended]
 
-    def left_by(self, process: int) -> FrozenTrial | None:
+    def left_by(self, process: int | None) -> FrozenTrial | None:
         """Return the trial in which the worker with this process id died; None if it had no trial."""
         last = [trial for trial in self.trials() if trial.user_attrs.get("worker") == process][-1:]
         return next((trial for trial in self._died() if trial in last), None)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rich.console import Console
 
+from harness.ablation.execute import forks
 from harness.ablation.execute.board import DEATHS, Board
 from harness.ablation.execute.placement import Placement
 from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
 from harness.core.provenance import commit
 from harness.core.reading import say_once
-from harness.core.signals import Stop, held_back
+from harness.core.signals import Stop
 from harness.runs.mlflow_mirror import Mirror
 from harness.runs.mlflow_pages import Told, View, linked, views
 from harness.runs.mlflow_record import Record
@@ -39,7 +38,7 @@ STOPPED = 130
 class Worker:
     """A worker process, its log, and the number of bytes of the log that were shown."""
 
-    process: subprocess.Popen
+    process: BaseProcess
     number: int
     log: Path
     shown: int
@@ -149,14 +148,10 @@ def _follower(board: Board, mirror: Mirror, above: Callable[[], Record], console
 
 def _start(plan_path: Path, number: int, placement: Placement, again: bool = False) -> Worker:
     """Start a worker; with `again`, it appends to the log of the worker that it replaces."""
-    command = [sys.executable, "-m", "harness.ablation.execute", str(plan_path), str(os.getpid())]
     log = plan_path.with_name(f"worker-{number}.log")
-    environment = {**placement.environment(number), "PYTHONIOENCODING": "utf-8"}  # as the log is read
-    with open(log, "ab" if again else "wb") as file, held_back():
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
-        return Worker(process, number, log, file.tell())
+    if not again:
+        log.write_bytes(b"")
+    return Worker(forks.start(plan_path, log, placement.environment(number)), number, log, log.stat().st_size)
 
 
 def _follow(crew: list[Worker], console: Console, stop: Stop, deaths: Deaths) -> None:
@@ -169,11 +164,11 @@ def _follow(crew: list[Worker], console: Console, stop: Stop, deaths: Deaths) ->
             raise Stopped("stopped")
         for worker in list(at_work):
             worker.show(console)
-            if worker.process.poll() is None:
+            if worker.process.is_alive():
                 continue
             at_work.remove(worker)
             _check(worker, console)
-            if worker.process.returncode and not stop() and (another := deaths.replaced(worker)):
+            if worker.process.exitcode and not stop() and (another := deaths.replaced(worker)):
                 at_work.append(another)
                 crew[crew.index(worker)] = another  # they share a log
 
@@ -194,7 +189,7 @@ class Deaths:
 
         `UserError` if workers die repeatedly outside of trials.
         """
-        how = _killed(worker.process.returncode)
+        how = _killed(worker.process.exitcode)
         self.board.refill()
         trial = self.board.left_by(worker.process.pid)
         if trial is None:
@@ -223,8 +218,9 @@ class Deaths:
             )
 
 
-def _killed(code: int) -> str:
+def _killed(code: int | None) -> str:
     """Return what ended a worker, from its exit code for a signal."""
+    assert code is not None
     if code == STOPPED:
         return "was asked to stop"
     name = signal.Signals(-code).name
@@ -234,7 +230,7 @@ def _killed(code: int) -> str:
 def _check(worker: Worker, console: Console) -> None:
     """Raise `UserError` if a worker failed."""
     worker.show(console)
-    code = worker.process.returncode
+    code = worker.process.exitcode or 0
     if worker.error:
         raise UserError(worker.error)
     if code > 0 and code != STOPPED:
@@ -263,16 +259,15 @@ def _ended(crew: list[Worker], console: Console) -> Iterator[None]:
 
 def _end(crew: list[Worker], console: Console) -> None:
     for worker in crew:
-        if worker.process.poll() is None:
+        if worker.process.is_alive():
             worker.process.terminate()
     deadline = time.monotonic() + PATIENCE_S
     try:
         for worker in crew:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(max(0.1, deadline - time.monotonic()))
+            worker.process.join(max(0.1, deadline - time.monotonic()))
     finally:  # after a second Ctrl-C too
         for worker in crew:
-            if worker.process.poll() is None:
+            if worker.process.is_alive():
                 worker.process.kill()
-                worker.process.wait()
+                worker.process.join()
             worker.show(console)

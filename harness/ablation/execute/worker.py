@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import sys
 import time
 from collections.abc import Container
 from pathlib import Path
@@ -26,7 +24,7 @@ from harness.core.errors import NoValue, Stopped, named
 from harness.core.files import read_json
 from harness.core.reading import Damaged, short
 from harness.core.registry import load_plugins
-from harness.core.signals import Stop, StopSignal
+from harness.core.signals import Stop
 from harness.evaluation.metric import label_of
 from harness.evaluation.protocol import Protocol
 from harness.runs.contents import value_of
@@ -193,10 +191,7 @@ def read_board(path: Path) -> Board:
     return SearchBoard(SearchPlan.read(path)) if path.name == SearchPlan.FILE else PlanBoard(Plan.read(path))
 
 
-def main() -> None:
-    """Run the worker process; the end of its parent, process LAUNCHER, stops it as a signal does."""
-    path = Path(sys.argv[1])
-    parent = int(sys.argv[2])
-    stop = StopSignal(lambda: os.getppid() != parent)
+def main(path: Path, stop: Stop) -> None:
+    """Run trials of the plan in the file `path`."""
     load_plugins(read_json(path, Written)["plugins"])
     work(read_board(path), stop)
