@@ -45,7 +45,7 @@ def measure(way: str, scale: str, number: int) -> Iterator[Row]:
     context.set_forkserver_preload(IMPORTED)
     said = context.Queue()
     began = time.perf_counter()
-    crew = [context.Process(target=work, args=(scale, said)) for _ in range(number)]
+    crew = [context.Process(target=work, args=(scale, said)) for _ in range(number)]  # type: ignore[attr-defined]
     for process in crew:
         process.start()
     found = [said.get() for _ in crew]
