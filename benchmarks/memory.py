@@ -28,6 +28,7 @@ from benchmarks.loops import Settings, at_hand, fresh_results
 from benchmarks.report import Row, publish
 from harness.ablation.design.study import load_scale
 from harness.core.config import override
+from harness.core.rng import Streams
 from harness.data.base import load
 from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
@@ -107,7 +108,7 @@ def activations(config: RunConfig, network: nn.Module, settings: Settings) -> in
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with torch.autocast(settings.device, torch.bfloat16, enabled=settings.bf16):
-            measured = objective.measure(network.train(), objective.task(x0, 0, 0))
+            measured = objective.measure(network.train(), objective.task(x0, Streams(0)))
             loss = measured.loss  # alive until the count is over, so no storage is reused and counted wrongly
             del measured
         del loss

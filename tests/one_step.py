@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from harness.core.rng import Streams
 from harness.flow.objective import Objective, Step
 
 
@@ -11,4 +12,4 @@ def one_step(
     objective: Objective, network: nn.Module, x0: Tensor, seed: int, step: int, y: Tensor | None = None
 ) -> Step:
     """Take a step on encoded data x0 [B, ...] with classes y [B]."""
-    return objective.measure(network, objective.task(x0, seed, step, y))
+    return objective.measure(network, objective.task(x0, Streams(seed, step), y))

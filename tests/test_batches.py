@@ -20,7 +20,7 @@ from torch import Tensor
 from harness.core.config import override
 from harness.core.errors import Stopped, UserError, guarded
 from harness.core.registry import build
-from harness.core.rng import stream
+from harness.core.rng import Streams, stream
 from harness.data.base import Data, load
 from harness.data.images import decode, encode
 from harness.flow.objective import Objective, Task
@@ -276,23 +276,22 @@ def test_training_sees_the_pictures_that_its_steps_name_flipped_by_its_seed(
     def spy(
         self: Objective,
         x0: Tensor,
-        seed: int,
-        step: int,
+        streams: Streams,
         y: Tensor | None = None,
         t: Tensor | None = None,
         **look: bool,
     ) -> Task:
-        if t is not None or step < 0:
-            return original(self, x0, seed, step, y, t, **look)
+        if t is not None or streams.step < 0:
+            return original(self, x0, streams, y, t, **look)
         assert y is not None
-        rows = DataOrder(36, 8, on_pictures.seed).indices(step)
+        rows = DataOrder(36, 8, on_pictures.seed).indices(streams.step)
         assert torch.equal(y, data.classes[rows])  # type: ignore[index]
         stored = data.train[rows]
-        generator = stream(on_pictures.seed, "augment", step)
+        generator = stream(on_pictures.seed, "augment", streams.step)
         turned = torch.rand(8, 1, 1, 1, generator=generator) < 0.5
         assert torch.equal(x0, data.encode(torch.where(turned, stored.flip(-1), stored)))
         seen.append(turned)
-        return original(self, x0, seed, step, y)
+        return original(self, x0, streams, y)
 
     monkeypatch.setattr(Objective, "task", spy)
     trained(on_pictures, tmp_path)

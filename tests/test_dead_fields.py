@@ -502,7 +502,7 @@ BELOW = {
     "average": "evaluate.average",
 }
 RUN_ONLY = {
-    "train.device", "train.recompute", "train.log_every", "train.sample_every", "train.checkpoint_every",
+    "train.device", "train.recompute", "train.graph", "train.log_every", "train.sample_every", "train.checkpoint_every",
     "train.keep_checkpoints",
     "coupling.path", "dataset.path", "dataset.workers", "dataset.online",
 }  # fmt: skip

@@ -22,6 +22,7 @@ from harness.training.diagnostics import (
     WIDEST,
     Guard,
     Meter,
+    Taken,
     gradients_by_noise,
     spread,
 )
@@ -32,11 +33,9 @@ def test_errors_fall_into_the_bins_of_their_log_snr() -> None:
     log_snr = torch.tensor([-math.inf, -6.0, -5.9, -0.1, 0.0, 3.0, 5.99, 6.0, math.inf])
     errors = torch.arange(1.0, 10.0)
     meter = Meter(lambda t: 2 * t, 4.5, "cpu")
-    for part in (slice(0, 4), slice(4, 9)):
-        meter.add_samples(errors[part], log_snr[part] / 2)
     one = torch.tensor(1.0)
-    meter.add(2 * one, 3 * one, 4 * one, 0 * one)
-    meter.add(4 * one, 5 * one, 6 * one, 0 * one)
+    for part, row in ((slice(0, 4), (2, 3, 4, 0)), (slice(4, 9), (4, 5, 6, 0))):
+        meter.add(Taken(tuple(value * one for value in row), [(errors[part], log_snr[part] / 2)]))
     line = meter.fetch(ALONE)
     expected: dict[str, list[float]] = {name: [] for name in BINS}
     for value, error in zip(log_snr.tolist(), errors.tolist(), strict=True):
@@ -64,8 +63,7 @@ def test_sums_do_not_depend_on_when_they_are_taken(each: int) -> None:
         errors = torch.rand(33, generator=random)
         t = torch.rand(33, generator=random)
         for meter in (whole, parts):
-            meter.add_samples(errors, t)
-            meter.add(*row)
+            meter.add(Taken(tuple(row), [(errors, t)]))
         if i % each == 0:
             parts.sum_up()
     whole.sum_up()
@@ -77,9 +75,9 @@ def test_sums_do_not_depend_on_when_they_are_taken(each: int) -> None:
 def test_a_bad_step_is_seen_at_once() -> None:
     meter = Meter(torch.logit, 1.0, "cpu")
     one = torch.tensor(1.0)
-    meter.add(one, one, one, 0 * one)
+    meter.add(Taken((one, one, one, 0 * one), []))
     assert not meter.bad()
-    meter.add(one, one, one, one)
+    meter.add(Taken((one, one, one, one), []))
     assert meter.bad()
 
 

@@ -22,6 +22,7 @@ from harness.components.noises import Population
 from harness.core.config import override
 from harness.core.errors import Diverged, Stopped
 from harness.core.registry import build, names
+from harness.core.rng import Streams
 from harness.data.base import Data, load
 from harness.data.images import Digits
 from harness.data.points import EightGaussians
@@ -33,7 +34,7 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.sample import restore
 from harness.runs.train import ensure
-from harness.training.diagnostics import TOGETHER
+from harness.training.diagnostics import MEMORY, TOGETHER
 from harness.training.hardware import PEAKS, autocast, compiled, matmul_precision, peak_flops
 from harness.training.trainer import Callbacks, fit
 
@@ -42,14 +43,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
 ]
-WAITS = {
-    "time_sampler beta",
-    "noise population",
-    "coupling exact_ot",
-    "coupling sinkhorn",
-    "coupling class_conditional_ot",
-}
-"""Components that wait: SciPy, POT, and data in the computer's memory."""
 
 
 @contextlib.contextmanager
@@ -94,9 +87,9 @@ def test_an_objective_is_the_same_on_both(family: str, name: str, space: str) ->
     x0_there = x0.to(DEVICE)
     y_there = y.to(DEVICE)
     on_gpu = Network().to(DEVICE)
-    there.measure(on_gpu, there.task(x0_there, 0, 0, y_there))
-    with contextlib.nullcontext() if f"{family} {name}" in WAITS else never_waiting():
-        task = there.task(x0_there, 0, 1, y_there)
+    there.measure(on_gpu, there.task(x0_there, Streams(0, 0, DEVICE), y_there))
+    with contextlib.nullcontext() if component.waits else never_waiting():
+        task = there.task(x0_there, Streams(0, 1, DEVICE), y_there)
         measured = there.measure(on_gpu, task)
         measured.loss.backward()
     values: list[Any] = [value.cpu() if isinstance(value, Tensor) else value for value in task]
@@ -163,8 +156,9 @@ def test_a_network_has_the_same_output_on_both(name: str, shape: tuple[int, ...]
 
 
 def session(
-    config: RunConfig, folder: Path, stop: Callable[[], bool] = lambda: False, network: nn.Module | None = None
-) -> dict[str, Tensor]:
+    config: RunConfig, folder: Path, stop: Callable[[], bool] = lambda: False, network: nn.Module | None = None,
+    said: list[str] | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """Train, and return the weights of the network and of its average."""
     torch.manual_seed(0)
     data = load(config.dataset)
@@ -177,7 +171,7 @@ def session(
         objective,
         data,
         folder,
-        Callbacks(lambda _: None, lambda *_: {}, lambda _: None, stop),
+        Callbacks(lambda _: None, lambda *_: {}, lambda _: None if said is None else said.append(_), stop),
     )
     return {name: value.cpu() for name, value in [*network.state_dict().items(), *averages.tensors().items()]}
 
@@ -234,6 +228,38 @@ def test_a_resumed_training_is_an_unbroken_one(tiny: RunConfig, tmp_path: Path) 
         session(config, tmp_path / "broken", lambda: next(calls) == 7)
     resumed = session(config, tmp_path / "broken")
     assert all(torch.allclose(resumed[name], expected[name], rtol=1e-3, atol=1e-4) for name in expected)
+
+
+GRAPHS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "compiled": {"train.compile": "default"},
+    "micro-batches": {"train.accumulate": 2},
+    "bf16": {"train.precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_takes_the_steps_as_they_are_written(tiny: RunConfig, tmp_path: Path, name: str) -> None:
+    """Also from a checkpoint on, after which it is recorded again."""
+    steps = {"train.device": DEVICE, "train.precision": "fp32", "train.steps": MEMORY + 30, "train.log_every": 10}
+    config = override(tiny, {**steps, **GRAPHS[name]})
+    expected = session(config, tmp_path / "written")
+    graphed = override(config, {"train.graph": "on"})
+    recorded = list[str]()
+    calls = itertools.count()
+    with pytest.raises(Stopped):
+        session(graphed, tmp_path / "broken", lambda: next(calls) == MEMORY + 9, said=recorded)
+    found = session(graphed, tmp_path / "broken", said=recorded)
+    assert not any("train.graph" in line for line in recorded)
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-4) for name in expected)
+
+
+def test_a_component_that_waits_goes_without_a_graph_and_says_so(tiny: RunConfig, tmp_path: Path) -> None:
+    said = list[str]()
+    changes = {"train.device": DEVICE, "train.graph": "on", "train.steps": MEMORY + 10, "coupling": "exact_ot"}
+    session(override(tiny, changes), tmp_path, said=said)
+    told = "train.graph: steps go without a CUDA graph: coupling exact_ot computes outside of the GPU."
+    assert [line for line in said if "graph" in line] == [told]
 
 
 class Sometimes(nn.Module):

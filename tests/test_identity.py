@@ -252,6 +252,7 @@ def test_a_finished_run_accepts_only_changes_of_how_and_where(points: RunConfig)
     taken: list[Edit] = [
         {"train.log_every": 3},
         {"train.recompute": True},
+        {"train.graph": "on"},
         {"evaluate.nfe": [8]},
         {"train.steps": points.train.steps},
     ]

@@ -20,7 +20,7 @@ from harness.components.noises import Noise
 from harness.components.time_samplers import TimeSampler
 from harness.core.errors import ConfigError
 from harness.core.registry import build, names
-from harness.core.rng import stream
+from harness.core.rng import Streams, stream
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective, Step, Task
 from harness.flow.time_weight import TimeWeight
@@ -369,7 +369,7 @@ class Posterior(nn.Module):
 def standard_errors_from_zero(made: Formulation, *places: tuple[float, float]) -> list[Tensor]:
     """Return, for each c and d, the mean gradient over the same 32 batches, in units of its standard error."""
     run = Objective(made, {})
-    tasks = [run.task(MEAN + STD * normals, 3, number) for number, normals in enumerate(NORMALS)]
+    tasks = [run.task(MEAN + STD * normals, Streams(3, number)) for number, normals in enumerate(NORMALS)]
     found = []
     for c, d in places:
         gradients = []
@@ -479,7 +479,7 @@ def papers_loss(weighting: str, interpolant: str) -> float:
     x0 = data(64) * torch.tensor([1.0, 0.7, 0.4, 0.2]).view(1, 1, 2, 2)
     parts = {"interpolant": interpolant, "weighting": weighting, "objective": {"normalise_weight": False}}
     made = Formulation.parse({**INSIDE_THE_CLAMPS, **parts})
-    task = Objective(made, {}).task(x0, 1, 2)
+    task = Objective(made, {}).task(x0, Streams(1, 2))
     path = made.interpolant
     t = over(task.t, x0).double()
     x = task.xt.double()
@@ -564,13 +564,13 @@ def test_the_transport_cost_is_that_of_the_pairs() -> None:
     x0 = data(32)
     x1 = torch.randn(32, 1, 2, 2, generator=stream(1, "noise", 2))
     costs = (x0[:, None] - x1[None]).square().flatten(2).sum(2)
-    drawn = objective().task(x0, 1, 2)
+    drawn = objective().task(x0, Streams(1, 2))
     assert drawn.transport_cost.item() == pytest.approx(costs.diagonal().mean().item(), rel=1e-5)
     assert drawn.transport_cost.ndim == 0
     rows, columns = linear_sum_assignment(costs.numpy())
     network = Network()
     moved = objective(coupling="exact_ot")
-    paired = moved.task(x0, 1, 2)
+    paired = moved.task(x0, Streams(1, 2))
     assert moved.measure(network, paired).loss.ndim == 0
     assert paired.transport_cost.item() == pytest.approx(costs[rows, columns].mean().item(), rel=1e-5)
     assert paired.transport_cost < drawn.transport_cost - 0.1
@@ -587,7 +587,7 @@ def test_fixed_pairs_take_the_place_of_the_batch(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", end.numpy())
     network = Network()
     made = objective(coupling={"name": "pairs", "path": str(tmp_path)})
-    task = made.task(torch.zeros(8, 1, 2, 2), 1, 2)
+    task = made.task(torch.zeros(8, 1, 2, 2), Streams(1, 2))
     made.measure(network, task)
     t = network.given[1].view(-1, 1, 1, 1)
     torch.testing.assert_close(network.given[0], (1 - t) * x0 + t * x1)
@@ -600,13 +600,13 @@ def test_classes_reach_the_coupling() -> None:
     """
     made = objective(coupling="class_conditional_ot")
     x0 = data(16)
-    alone = made.task(x0, 1, 2, torch.arange(16))
-    together = made.task(x0, 1, 2, torch.zeros(16, dtype=torch.long))
+    alone = made.task(x0, Streams(1, 2), torch.arange(16))
+    together = made.task(x0, Streams(1, 2), torch.zeros(16, dtype=torch.long))
     assert made.measure(Network(), alone).loss.item() == pytest.approx(loss(objective(), 16))
     assert made.measure(Network(), together).loss.item() == pytest.approx(loss(objective(coupling="exact_ot"), 16))
     assert together.transport_cost < alone.transport_cost
     with pytest.raises(ConfigError, match="class_conditional_ot needs the classes of the data"):
-        made.task(x0, 1, 2)
+        made.task(x0, Streams(1, 2))
 
 
 def test_a_share_has_its_rows_of_everything() -> None:
@@ -626,11 +626,11 @@ def test_classes_are_hidden_unless_all_are_asked_for() -> None:
     objective = Objective(Formulation.parse({"objective": {"label_dropout": 0.5}}), {})
     x0 = torch.zeros(64, 1, 2, 2)
     y = torch.arange(64)
-    shown = objective.task(x0, 0, 0, y).y
+    shown = objective.task(x0, Streams(0, 0), y).y
     assert shown is not None
     hidden = shown == -1
     assert 16 < hidden.sum() < 48  # four standard deviations of 4 on each side
     assert torch.equal(shown[~hidden], y[~hidden])
-    told = objective.task(x0, 0, 0, y, hide=False).y
+    told = objective.task(x0, Streams(0, 0), y, hide=False).y
     assert told is not None
     assert torch.equal(told, y)

@@ -21,6 +21,7 @@ from harness.core.checkpoint import read_checkpoint
 from harness.core.config import override
 from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build
+from harness.core.rng import Streams
 from harness.data.base import Data
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
@@ -119,7 +120,7 @@ def test_it_compares_the_samples_of_one_step(parts: dict[str, Any]) -> None:
         return network(x) + t[:, None, None]
 
     of_samples, of_errors = (Objective(made, {}, 1.0, perceptual=each) for each in (Squared(), None))
-    task = of_samples.task(x0, 1, 2)
+    task = of_samples.task(x0, Streams(1, 2))
     here, there = (objective.measure(told, task) for objective in (of_samples, of_errors))  # type: ignore[arg-type]
     torch.testing.assert_close(here.loss, there.loss)
     torch.testing.assert_close(here.errors, there.errors)
@@ -136,7 +137,7 @@ def test_the_targets_are_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Squared, "compare", kept)
     objective = Objective(Formulation(), {}, 1.0, perceptual=Squared())
     x0 = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
-    task = objective.task(x0, 1, 2)
+    task = objective.task(x0, Streams(1, 2))
     objective.measure(lambda x, t: 0.25 * x, task)  # type: ignore[arg-type]
     torch.testing.assert_close(given[1], x0)
     torch.testing.assert_close(given[0], 0.75 * task.xt)

@@ -19,7 +19,7 @@ from harness.components.noises import Population
 from harness.core.config import override
 from harness.core.errors import ConfigError
 from harness.core.registry import build
-from harness.core.rng import stream
+from harness.core.rng import Streams, stream
 from harness.data.base import Data, Dataset, load
 from harness.data.points import EightGaussians, GaussianMixture, Moons
 from harness.data.sequences import TimeSeries
@@ -211,7 +211,7 @@ def test_optimal_transport_moves_a_population_less_than_random_pairs(source: Dat
     for coupling in ("independent", "exact_ot", "sinkhorn"):
         made = dataclasses.replace(Formulation.parse({"coupling": coupling}), noise=Population(dataset=source))
         objective = Objective(made, made.noise.fit(x0))
-        costs[coupling] = np.mean([objective.task(x0, 0, step).transport_cost.item() for step in range(2)])
+        costs[coupling] = np.mean([objective.task(x0, Streams(0, step)).transport_cost.item() for step in range(2)])
     assert costs["exact_ot"] < costs["sinkhorn"] < 0.25 * costs["independent"]
     assert costs["independent"] == pytest.approx(4, rel=0.15)  # both have variance one in each of two coordinates
 

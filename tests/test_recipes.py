@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.components.noises import Gaussian
 from harness.core.errors import ConfigError
-from harness.core.rng import stream
+from harness.core.rng import Streams, stream
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
 from harness.flow.sampling import SamplingConfig, Trained, generate
@@ -49,7 +49,7 @@ def test_edms_loss() -> None:
     """Their eq. 2 with lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2."""
     x0 = 0.5 * torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     objective = Objective(EDM, {})
-    task = objective.task(x0, seed=1, step=2)
+    task = objective.task(x0, Streams(1, 2))
     sigma = SIGMA_MAX * task.t.double()
     noise = torch.randn(x0.shape, generator=stream(1, "noise", 2))
     weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2

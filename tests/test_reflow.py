@@ -25,6 +25,7 @@ from harness.ablation.design.study import Study, load_scale, load_study
 from harness.cli import main
 from harness.core.config import override, to_dict
 from harness.core.errors import ConfigError, Diverged, Stopped, Unsolvable, UserError
+from harness.core.rng import Streams
 from harness.data.base import load
 from harness.evaluation.flow_metrics import straightness
 from harness.flow.sampling import Generated
@@ -279,7 +280,7 @@ def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(
     assert all(torch.equal(value, averaged[name]) for name, value in given["network"].state_dict().items())
     data = load(run.config.dataset)
     found = arrays(run.pairs)
-    task = given["objective"].task(data.encode(tensor(data.train)[:20]), 0, 0)
+    task = given["objective"].task(data.encode(tensor(data.train)[:20]), Streams(0, 0))
     rows = np.abs(found["x0"][:, None] - found["x1"][:, None] - -task.target.numpy()).reshape(50, 20, -1).max(-1)
     assert (rows.min(0) < 1e-6).all(), "every target x1 - x0 is that of one pair"
 
@@ -307,7 +308,7 @@ def test_a_distilled_network_sees_only_the_noise_and_learns_the_way_to_the_sampl
     make_pairs(run, quiet, never)
     objective = train_module._objective(run)
     data = load(run.config.dataset)
-    task = objective.task(data.encode(tensor(data.train)[:8]), 0, 0)
+    task = objective.task(data.encode(tensor(data.train)[:8]), Streams(0, 0))
     assert (task.t == 1).all()
     assert (objective.weight(task.t) == 1).all()
     found = arrays(run.pairs)
@@ -502,7 +503,9 @@ def test_a_network_gets_the_right_classes_of_pairs(small: RunConfig) -> None:
     data = load(run.config.dataset)
     found = arrays(run.pairs)
     assert data.classes is not None
-    task = train_module._objective(run).task(data.encode(tensor(data.train)[:30]), 0, 0, tensor(data.classes)[:30])
+    task = train_module._objective(run).task(
+        data.encode(tensor(data.train)[:30]), Streams(0, 0), tensor(data.classes)[:30]
+    )
     assert task.y is not None
     target = task.target.numpy()
     rows = [np.abs(found["x1"] - found["x0"] - target[i]).reshape(50, -1).max(1).argmin() for i in range(30)]

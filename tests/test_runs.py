@@ -24,7 +24,7 @@ from harness.core.config import override
 from harness.core.errors import ConfigError, Diverged, Stopped, Unsolvable, UserError
 from harness.core.files import runs_folder
 from harness.core.registry import load_plugin
-from harness.core.rng import stream
+from harness.core.rng import Streams, stream
 from harness.data.base import load
 from harness.flow.objective import Objective, Step, Task
 from harness.flow.sampling import Generated, Trained
@@ -214,14 +214,13 @@ def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     def spy(
         self: Objective,
         x0: Tensor,
-        seed: int,
-        step: int,
+        streams: Streams,
         y: Tensor | None = None,
         t: Tensor | None = None,
         **look: bool,
     ) -> Task:
-        made = original(self, x0, seed, step, y, t, **look)
-        if t is None and step >= 0:  # otherwise a look
+        made = original(self, x0, streams, y, t, **look)
+        if t is None and streams.step >= 0:  # otherwise a look
             out.extend(v.clone() for v in (x0, made.xt, made.t))
         return made
 

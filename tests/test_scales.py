@@ -10,6 +10,7 @@ import torch
 from harness.ablation.design.study import load_scale, load_scales
 from harness.components.backbones.base import Network
 from harness.core.config import override
+from harness.core.rng import Streams
 from harness.flow.objective import Objective
 
 SHAPES = {
@@ -54,7 +55,7 @@ def test_every_scale_takes_a_step(name: str) -> None:
     made = network(name)
     before = [weights.detach().clone() for weights in made.parameters()]
     optimizer = config.train.optimizer.build(made.parameters())
-    loss = objective.measure(made, objective.task(x0, 0, 0, torch.tensor([0, 1]))).loss
+    loss = objective.measure(made, objective.task(x0, Streams(0, 0), torch.tensor([0, 1]))).loss
     loss.backward()
     optimizer.step()
     assert loss.isfinite()

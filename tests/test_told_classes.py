@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from harness.ablation.design.study import load_scale
 from harness.components.backbones.base import Backbone, Network
 from harness.core.config import override
-from harness.core.rng import stream
+from harness.core.rng import Streams, stream
 from harness.data.base import load
 from harness.evaluation.flow_metrics import straightness
 from harness.flow.objective import Objective
@@ -211,8 +211,7 @@ def test_the_held_out_samples_looked_at_are_of_every_class(tmp_path: Path) -> No
         def task(
             self,
             x0: Tensor,
-            seed: int,
-            step: int,
+            streams: Streams,
             y: Tensor | None = None,
             t: Tensor | None = None,
             *,
@@ -220,7 +219,7 @@ def test_the_held_out_samples_looked_at_are_of_every_class(tmp_path: Path) -> No
         ) -> Any:
             assert y is not None
             seen.append(y)
-            return super().task(x0, seed, step, y, t, hide=hide)
+            return super().task(x0, streams, y, t, hide=hide)
 
     callbacks = Callbacks(lambda line: None, lambda *_: {}, lambda text: None, lambda: False)
     for dropout in (None, 0.1):

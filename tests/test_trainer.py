@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness.core.checkpoint import read_checkpoint
 from harness.core.config import override
 from harness.core.errors import Diverged, Stopped
-from harness.core.rng import stream
+from harness.core.rng import Streams, stream
 from harness.data.base import Data, load
 from harness.flow.objective import Objective, Step, Task
 from harness.runs.config import RunConfig
@@ -183,6 +183,7 @@ CHANGES_NOTHING: dict[str, Any] = {
     "checkpoint_every": 12,
     "keep_checkpoints": 1,
     "recompute": True,
+    "graph": "on",
     "snapshot_every": 4,
     "more_ema_decays": [0.5],
     "on_divergence": "restore_and_lower_lr",
@@ -321,15 +322,14 @@ def test_each_line_has_the_costs_of_the_coupling(tiny: RunConfig, tmp_path: Path
         def task(
             self,
             x0: Tensor,
-            seed: int,
-            step: int,
+            streams: Streams,
             y: Tensor | None = None,
             t: Tensor | None = None,
             *,
             hide: bool = True,
         ) -> Task:
-            made = super().task(x0, seed, step, y, t, hide=hide)._replace(coupling_seconds=float(len(tasks)))
-            if t is None and step >= 0:
+            made = super().task(x0, streams, y, t, hide=hide)._replace(coupling_seconds=float(len(tasks)))
+            if t is None and streams.step >= 0:
                 tasks.append(made)
             return made
 
@@ -360,16 +360,15 @@ def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path:
         def task(
             self,
             x0: Tensor,
-            seed: int,
-            step: int,
+            streams: Streams,
             y: Tensor | None = None,
             t: Tensor | None = None,
             *,
             hide: bool = True,
         ) -> Task:
-            if t is None and step >= 0:
+            if t is None and streams.step >= 0:
                 seen.append((x0, y))
-            return super().task(x0, seed, step, y, t, hide=hide)
+            return super().task(x0, streams, y, t, hide=hide)
 
     callbacks = Callbacks(lambda _: None, lambda *_: {}, lambda _: None, lambda: False)
     for given in (data, dataclasses.replace(data, classes=None, held_out_classes=None)):

@@ -97,6 +97,7 @@ class ExactOT(Coupling, name="exact_ot"):
 
     formula: ClassVar[str] = "x1 permuted by argmin sum |x0 - x1|^2"
     source: ClassVar[str] = "Pooladian et al. 2023; Tong et al. 2024, section 3.3"
+    waits: ClassVar[bool] = True
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         return Pair(x0, x1[_assignment(x0, x1)], y)
@@ -111,6 +112,7 @@ class Sinkhorn(Coupling, name="sinkhorn"):
 
     formula: ClassVar[str] = "x1 ~ rows of argmin <plan, |x0 - x1|^2> - {reg:g} median(|x0 - x1|^2) H(plan)"
     source: ClassVar[str] = "Cuturi 2013; SB-CFM and OT-CFM of Tong et al. 2024"
+    waits: ClassVar[bool] = True
 
     reg: Annotated[float, Range(0.005, 1e150)] = 0.05
     """Entropic regularisation, in units of the batch's median squared distance; larger values are closer to
@@ -141,6 +143,7 @@ class ClassConditionalOT(Coupling, name="class_conditional_ot"):
     formula: ClassVar[str] = "x1 permuted by argmin sum |x0 - x1|^2 among the samples of one class"
     source: ClassVar[str] = "the discrete case of Cheng & Schwing 2025 (C2OT)"
     needs_classes: ClassVar[bool] = True
+    waits: ClassVar[bool] = True
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         self.check(x0.shape[1:], classes=0 if y is None else len(y))
@@ -160,6 +163,7 @@ class Pairs(Coupling, name="pairs"):
     formula: ClassVar[str] = "(x0, x1) ~ rows of {path}"
     source: ClassVar[str] = "Liu et al. 2023, algorithm 1"
     brings_data: ClassVar[bool] = True
+    waits: ClassVar[bool] = True
 
     path: str = field(metadata=RUN_ONLY)
     """Folder with x0.npy and x1.npy, encoded, float32 [N, ...]; row i of both is a pair. If the network receives

@@ -223,6 +223,7 @@ class Population(Noise, name="population"):
 
     formula: ClassVar[str] = "x1 ~ the samples of another data set"
     source: ClassVar[str] = "Liu et al. 2023, section 3; Tong et al. 2024, section 5"
+    waits: ClassVar[bool] = True
 
     dataset: Dataset
     """Source of x1, encoded by its own statistics. It needs the shape and the feature names of the data."""

@@ -71,6 +71,8 @@ class Component(Config, ABC):
     """The formula that it computes, with its fields in braces, like `min(SNR, {gamma:g})`."""
     source: ClassVar[str] = ""
     """Paper and equation."""
+    waits: ClassVar[bool] = False
+    """Whether a GPU waits for it in a training step, because it computes or reads data elsewhere."""
 
     def __init_subclass__(cls, family: str | None = None, name: str | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)

@@ -16,6 +16,32 @@ def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed(stream_seed(seed, *names))
 
 
+class Streams:
+    """The streams of one step after another: a generator for each purpose, which every step seeds anew.
+
+    `Streams(seed, 5)("noise")` draws as `stream(seed, "noise", 5)` does. The generators stay the same objects, so that
+    a CUDA graph can draw from them.
+    """
+
+    def __init__(self, seed: int, step: int = 0, device: torch.device | str = "cpu"):
+        self.seed = seed
+        self.device = device
+        self.generators: dict[str, torch.Generator] = {}
+        self.step = step
+
+    def begin(self, step: int) -> None:
+        """Seed the generators for a step."""
+        self.step = step
+        for name, generator in self.generators.items():
+            generator.manual_seed(stream_seed(self.seed, name, step))
+
+    def __call__(self, name: str) -> torch.Generator:
+        """Return the generator of a purpose; a second call in a step goes on where the first ended."""
+        if name not in self.generators:
+            self.generators[name] = stream(self.seed, name, self.step, device=self.device)
+        return self.generators[name]
+
+
 def seed_layers(seed: int, device: str) -> None:
     """Seed the global generators, from which layers such as dropout draw.
 

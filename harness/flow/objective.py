@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.components.couplings import transport_cost
 from harness.components.interpolants import over
 from harness.components.perceptual import Perceptual
-from harness.core.rng import stream
+from harness.core.rng import Streams
 from harness.flow.formulation import Formulation
 from harness.flow.time_weight import TimeWeight
 
@@ -80,26 +80,26 @@ class Objective:
         self.weight_mean = 1.0 if at is not None else self.time_weight.mean
 
     def task(
-        self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True
+        self, x0: Tensor, streams: Streams, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True
     ) -> Task:
         """Draw the pairs and times of a step, and return the network's inputs and targets.
 
-        x0 [B, ...] are encoded data of classes y [B]. The draws depend only on seed and step. Times are drawn unless
-        t [B] is given. `hide`: whether some classes are hidden from the network, as in training.
+        x0 [B, ...] are encoded data of classes y [B]; `streams` are the step's, on the device of x0. Times are drawn
+        unless t [B] is given. `hide`: whether some classes are hidden from the network, as in training.
         """
         f = self.formulation
         device = x0.device
-        x1 = f.noise.sample(x0.shape, stream(seed, "noise", step, device=device), self.noise_state)
+        x1 = f.noise.sample(x0.shape, streams("noise"), self.noise_state)
         started = time.perf_counter()
-        x0, x1, y = f.coupling.pair(x0, x1, stream(seed, "coupling", step, device=device), y)
+        x0, x1, y = f.coupling.pair(x0, x1, streams("coupling"), y)
         seconds = time.perf_counter() - started
         if t is None and self.at is not None:
             t = torch.full((len(x0),), self.at, device=device)
         elif t is None:
-            t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
+            t = f.time_sampler.sample(len(x0), streams("time"), device, self.path)
         xt = f.interpolant.interpolate(x0, x1, t)
         target = f.prediction.target(x0, x1, t, f.interpolant, self.variance)
-        shown = self._shown(y, seed, step) if hide or not f.conditional else y
+        shown = self._shown(y, streams) if hide or not f.conditional else y
         return Task(xt, target, t, shown, transport_cost(x0, x1), seconds)
 
     def measure(self, network: nn.Module, task: Task) -> Step:
@@ -114,13 +114,13 @@ class Objective:
         """Return the weight [B] of a sample's loss at t [B]."""
         return self.time_weight(t) if self.at is None else torch.ones_like(t)
 
-    def _shown(self, y: Tensor | None, seed: int, step: int) -> Tensor | None:
+    def _shown(self, y: Tensor | None, streams: Streams) -> Tensor | None:
         """Return the classes that the network receives, -1 for hidden ones; None if it receives no classes at all."""
         dropout = self.formulation.objective.label_dropout
         if dropout is None:
             return None
         assert y is not None
-        hidden = torch.rand(len(y), generator=stream(seed, "labels", step, device=y.device), device=y.device) < dropout
+        hidden = torch.rand(len(y), generator=streams("labels"), device=y.device) < dropout
         return torch.where(hidden, -1, y)
 
     def _output(self, network: nn.Module, xt: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

@@ -55,6 +55,9 @@ class TrainConfig(Config):
     """Device to train on; auto is the GPU if there is one."""
     recompute: bool = field(default=False, metadata=RUN_ONLY)
     """Activation checkpointing: the backward pass recomputes blocks instead of storing their activations."""
+    graph: Literal["auto", "on", "off"] = field(default="auto", metadata=RUN_ONLY)
+    """Whether a GPU repeats each step as one CUDA graph, with the same results; auto is off until a GPU has shown it.
+    """
     log_every: Count = field(default=50, metadata=RUN_ONLY)
     """Steps between two lines of metrics.jsonl."""
     sample_every: Count = field(default=5000, metadata=RUN_ONLY)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from harness.core.rng import stream
+from harness.core.rng import Streams, stream
 from harness.flow.objective import Objective, Task
 from harness.training.buffers import buffers_apart
 from harness.training.distributed import Ranks
@@ -37,6 +38,17 @@ TOGETHER = 64
 _SCALARS = ("loss", "grad_norm", "transport_cost", "bad_steps", "clipped_share", "steps")
 
 
+class Taken(NamedTuple):
+    """What a step measured, on the device."""
+
+    scalars: tuple[Tensor, ...]
+    """Loss, norm of the gradient, transport cost, and whether the step is bad and changes nothing (1.0 or 0.0)."""
+    samples: list[tuple[Tensor, Tensor]]
+    """Errors [B] of samples at times t [B], by micro-batches."""
+    coupling_seconds: float = 0.0
+    """Seconds that it took to pair data and noise."""
+
+
 class Meter:
     """Sums over steps, kept on the device until `fetch` reads them."""
 
@@ -50,15 +62,12 @@ class Meter:
         self._steps: list[tuple[Tensor, ...]] = []
         self._samples: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, loss: Tensor, norm: Tensor, cost: Tensor, bad: Tensor) -> None:
-        """Add a step: its loss, gradient norm, transport cost and whether it is bad (1.0 or 0.0), all scalars."""
-        self._steps.append((loss, norm, cost, bad))
+    def add(self, taken: Taken) -> None:
+        """Add a step."""
+        self._steps.append(taken.scalars)
+        self._samples += taken.samples
         if len(self._steps) == TOGETHER:
             self.sum_up()
-
-    def add_samples(self, errors: Tensor, t: Tensor) -> None:
-        """Add the errors [B] of samples at times t [B]."""
-        self._samples.append((errors, t))
 
     def sum_up(self) -> None:
         """Update `scalars` and `bins`, one step after the other, so the sums do not depend on when this is called."""
@@ -135,7 +144,7 @@ def gradients_by_noise(
         times = objective.path.time_of_log_snr(wanted)
         if not torch.allclose(objective.path.log_snr(times), wanted, atol=0.1):
             continue
-        task = objective.task(x0, seed, step, y, times.float())
+        task = objective.task(x0, Streams(seed, step, x0.device), y, times.float())
         mean = [torch.zeros_like(w) for w in weights]
         squares = torch.zeros((), device=x0.device)
         for i in range(GROUPS):  # Welford's algorithm, which holds two gradients

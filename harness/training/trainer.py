@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from harness.components.averages import WIDTHS
 from harness.core.checkpoint import read_checkpoint, set_aside, write_checkpoint
 from harness.core.errors import ConfigError, Diverged, Stopped
-from harness.core.rng import seed_layers, stream, stream_seed
+from harness.core.rng import Streams, seed_layers, stream_seed
 from harness.core.signals import Say, Stop
 from harness.data.base import Data, spaced
 from harness.flow.objective import Objective, Task
 from harness.training.advice import remedy
 from harness.training.batches import DataOrder, StoredBatch, batches, of_every_class
+from harness.training.captured import Captured
 from harness.training.config import TrainConfig
-from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
+from harness.training.diagnostics import SAMPLES, Guard, Meter, Taken, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
 from harness.training.hardware import autocast, compiled, laid_out, matmul_precision, old_left_alone, recomputing
@@ -103,8 +104,10 @@ class Training:
         """Weight of the gradient of a micro-batch."""
         meter = Meter(objective.path.log_snr, self.clip_norm, self.device)
         self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device))
+        self.streams = Streams(seed, device=self.device)
         frugal = recomputing(network) if config.recompute else network
         self.trained = ranks.wrap(compiled(frugal, self.chosen["compile"]))
+        self.captured = Captured(self, config.graph == "on")
         self.shown = compiled(averages.network, self.chosen["compile"])
 
     def run(self, start: int) -> None:
@@ -115,6 +118,7 @@ class Training:
         logged = start
         coupling_seconds = 0.0
         self.state.network.train()
+        self.captured.begin(start)
         for step in range(start, config.steps):
             if self.ranks.any(self.callbacks.stop()):
                 self.save(step)
@@ -149,27 +153,36 @@ class Training:
         """Take one optimizer step; return the seconds that it took to pair data and noise."""
         own = [self.ranks.rank] if self.ranks.rank else []
         seed_layers(stream_seed(self.seed, "layers", step, *own), self.device)
+        self.streams.begin(step)
+        self.captured.set_rate(self.rate(step))
+        taken = self.captured(step, *next(fetched))
+        self.state.averages.update(step + 1)
+        self.state.meter.add(taken)
+        return taken.coupling_seconds
+
+    def take(self, step: int, stored: Tensor, classes: Tensor | None) -> Taken:
+        """Change the weights by the gradient of a stored batch; the random streams are those of the step.
+
+        From step `MEMORY` on, all steps call the same kernels, so a CUDA graph can repeat them.
+        """
         state = self.state
-        for group in state.optimizer.param_groups:
-            group["lr"] = self.rate(step)
-        stored, classes = next(fetched)
         if self.data.augment:
-            stored = self.data.augment(stored, stream(self.seed, "augment", step, device=self.device))
-        task = self.objective.task(self.data.encode(stored), self.seed, step, classes)
+            stored = self.data.augment(stored, self.streams("augment"))
+        task = self.objective.task(self.data.encode(stored), self.streams, classes)
         state.optimizer.zero_grad()
-        loss = self.ranks.sum(self.backward(task)) / self.micro_batches
+        sum_of_losses, samples = self.backward(task)
+        loss = self.ranks.sum(sum_of_losses) / self.micro_batches
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), self.clip_norm)
         bad = state.guard(loss, norm, step)
         state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused optimizer skips the step if this is 1
         state.optimizer.step()
         state.averages.put_back_buffers(bad)
-        state.averages.update(step + 1)
-        state.meter.add(loss, norm, task.transport_cost, bad)
-        return task.coupling_seconds
+        return Taken((loss, norm, task.transport_cost, bad), samples, task.coupling_seconds)
 
-    def backward(self, task: Task) -> Tensor:
-        """Add up the gradient of this rank's share of the batch, by micro-batches; return the sum of their losses."""
+    def backward(self, task: Task) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Add up the gradient of this rank's micro-batches; return the sum of their losses, and their errors and t."""
         losses = list[Tensor]()
+        samples = list[tuple[Tensor, Tensor]]()
         accumulate = self.config.accumulate
         for i in range(accumulate):
             micro_batch = task.share(self.ranks.rank * accumulate + i, self.micro_batches)
@@ -178,8 +191,8 @@ class Training:
                     measured = self.objective.measure(self.trained, micro_batch)
                 measured.loss.backward(self.each)
             losses.append(measured.loss.detach())
-            self.state.meter.add_samples(measured.errors, micro_batch.t)
-        return sum(losses[1:], losses[0])
+            samples.append((measured.errors, micro_batch.t))
+        return sum(losses[1:], losses[0]), samples
 
     def look(self, done: int) -> dict[str, float]:
         """Return the values that are measured rarely. The first rank measures them, and the others wait."""
@@ -210,7 +223,7 @@ class Training:
             rows = of_every_class(classes, len(rows))
         x0 = self.data.encode(held[rows].to(self.device))
         y = None if classes is None else classes[rows].to(self.device)
-        task = self.objective.task(x0, self.seed, -1, y, hide=False)
+        task = self.objective.task(x0, Streams(self.seed, -1, self.device), y, hide=False)
         with autocast(self.chosen):
             return self.objective.measure(self.shown, task).loss.item()
 

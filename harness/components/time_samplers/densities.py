@@ -106,6 +106,7 @@ class Beta(TimeSampler, name="beta"):
 
     formula: ClassVar[str] = "t ~ Beta({a:g}, {b:g})"
     source: ClassVar[str] = "Black et al. 2024 (pi0), appendix B, with time reversed"
+    waits: ClassVar[bool] = True
 
     a: Annotated[float, Range(0, 100, "(]")] = 1.5
     """First shape parameter; larger values move times away from the data."""

@@ -1,0 +1,117 @@
+"""Steps as one CUDA graph: the GPU records the kernels of a step once, and repeats them without waiting for launches.
+
+The graph reads the batch and the learning rate from fixed tensors, and draws from generators that every step seeds
+anew, so its steps are those without a graph. The averages and the meter stay outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from harness.core.rng import Streams, seed_layers, stream_seed
+from harness.training.diagnostics import MEMORY, Taken
+
+if TYPE_CHECKING:
+    from harness.training.trainer import Training
+
+WARM_UP = 3
+"""Steps before the recording, in which libraries choose their kernels and reserve memory."""
+
+
+class Captured:
+    """Takes the steps of a training: as they are written, or by a graph once one is recorded."""
+
+    def __init__(self, training: Training, wanted: bool):
+        self._training = training
+        self._wanted = wanted
+        self._first = 0
+        self._batch: tuple[Tensor, Tensor | None] | None = None
+        self._repeat: Callable[[], Taken] | None = None
+        if training.device == "cuda" and "capturable" in training.state.optimizer.defaults:
+            for group in self._groups:  # in float32, also without a graph
+                group["lr"] = torch.zeros((), device=training.device)
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self._training.state.optimizer.param_groups  # a checkpoint replaces the list
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the next step."""
+        for group in self._groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def begin(self, step: int) -> None:
+        """Prepare for steps from `step` on: at the start, and once a checkpoint is loaded, which replaces tensors."""
+        self._repeat = None
+        self._first = max(MEMORY, step + WARM_UP)
+        if self._wanted and (why := obstacle(self._training)):
+            self._give_up(why)
+        for group in self._groups if self._wanted else ():
+            group["capturable"] = True
+
+    def __call__(self, step: int, stored: Tensor, classes: Tensor | None) -> Taken:
+        """Take a step on a stored batch; the streams are seeded for it."""
+        if self._wanted and self._repeat is None and step >= self._first:
+            self._record(step, stored, classes)
+        if self._repeat is None:
+            return self._training.take(step, stored, classes)
+        assert self._batch is not None
+        for fixed, new in zip(self._batch, (stored, classes), strict=True):
+            if fixed is not None and new is not None:
+                fixed.copy_(new)
+        taken = self._repeat()
+        scalars = tuple(value.clone() for value in taken.scalars)  # the next step writes to the same place
+        return Taken(scalars, [(errors.clone(), t.clone()) for errors, t in taken.samples])
+
+    def _record(self, step: int, stored: Tensor, classes: Tensor | None) -> None:
+        """Record a step, which is not taken by that. If the GPU cannot record it, steps go on as written."""
+        training = self._training
+        batch = stored.clone(), None if classes is None else classes.clone()
+        try:
+            self._repeat = record(lambda: training.take(step, *batch), training.streams)
+        except RuntimeError as error:
+            self._give_up(str(error).partition("\n")[0])
+        self._batch = batch
+        seed_layers(stream_seed(training.seed, "layers", step), training.device)
+        training.streams.begin(step)
+
+    def _give_up(self, why: str) -> None:
+        self._wanted = False
+        self._training.callbacks.say(f"train.graph: steps go without a CUDA graph: {why}.")
+
+
+def obstacle(training: Training) -> str | None:
+    """Return why a GPU cannot record the steps of a training; None if nothing is known."""
+    if training.device != "cuda":
+        return f"it trains on the {training.device}"
+    if training.ranks.number > 1:
+        return "several processes train it"
+    if training.chosen["compile"] not in ("off", "default"):
+        return f"train.compile={training.chosen['compile']} has graphs of its own"
+    if "capturable" not in training.state.optimizer.defaults:
+        return f"optimizer {training.config.optimizer.name} is not capturable"
+    f = training.objective.formulation
+    waiting = [part for part in (f.noise, f.coupling, f.time_sampler) if part.waits]
+    return f"{waiting[0].family} {waiting[0].name} computes outside of the GPU" if waiting else None
+
+
+def record(take: Callable[[], Taken], streams: Streams) -> Callable[[], Taken]:
+    """Record a call as a CUDA graph; return a function that repeats it and returns the same tensors every time."""
+    graph = torch.cuda.CUDAGraph()
+    for generator in streams.generators.values():
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        taken = take()
+
+    def repeat() -> Taken:
+        graph.replay()
+        return taken
+
+    return repeat
