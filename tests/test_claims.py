@@ -282,6 +282,13 @@ def test_what_the_page_says_of_dit_is_in_its_tables() -> None:
     assert means["width 32, patch 2"] > max(means["width 32, patch 4"], means["width 32, patch 1"])
 
 
+def test_what_the_page_says_of_long_training_is_in_its_rows() -> None:
+    rows = pd.read_csv(FOLDER / "tables" / "claims.csv")
+    found = rows[rows.table == "esser2024_tables"].set_index("claim").verdict
+    assert found["a, 25 steps"] == found["a, longer"] == HOLDS
+    assert found["a, 25 steps, late"] == FAILS
+
+
 def test_there_are_at_least_25_claims() -> None:
     assert len(CLAIMS) >= 25
 

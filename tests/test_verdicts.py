@@ -119,10 +119,6 @@ def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
         assert ("numerics_version" in about) == ("evaluation_version" in about), path.name
 
 
-AWAITED = {"esser2024_late"}
-"""Studies that are not yet published."""
-
-
 def test_every_study_has_its_table() -> None:
     tables = {path.stem.rpartition("-")[0] for path in TABLES.glob("*-*.md")} - {*declaring("SEARCH")}
-    assert tables == {*declaring("STUDY")} - AWAITED
+    assert tables == {*declaring("STUDY")}
