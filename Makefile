@@ -46,6 +46,8 @@ NUMBER ?=
 ONLY ?=
 ## benchmarks to run
 BENCHMARKS := looks aa startup memory workers logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
+## part of gpu-check: 1, the network of CIFAR-10 (8 minutes), or 2, the digits and several trials at a time (4 minutes)
+PART ?= 1
 ## Python that creates .venv, 3.11 or newer
 PYTHON ?= python3
 
@@ -69,7 +71,7 @@ ALLOWED := $(if $(GIVEN),$(shell awk -v goals=" $(or $(MAKECMDGOALS),help) " '/^
 $(foreach name,$(filter-out $(ALLOWED) PYTHON HARNESS_% MLFLOW_% CUDA_% OMP_% PIP_% UV_% PYTEST_%,$(GIVEN)),\
   $(error $(name) is not an option of `make $(or $(MAKECMDGOALS),help)`, which has: $(or $(ALLOWED),none)))
 endif
-.PHONY: help plan ablation tuning reflow table tables report variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
+.PHONY: help plan ablation tuning reflow table tables report variance toy gallery publish verdicts bench ui test test-slow test-gpu gpu-check fuzz mutants coverage lint lock
 
 ## List the targets and their options.
 help:
@@ -168,6 +170,10 @@ test-slow: $(READY)
 ## Run the tests that need a GPU.
 test-gpu: $(READY)
 	@$(BIN)/pytest -n 0 -m gpu
+
+## Time training steps on a GPU, as written, compiled and as one CUDA graph: PART
+gpu-check: $(READY)
+	@$(BIN)/python -m benchmarks.gpu_check $(PART)
 
 ## Test with damaged settings, files, runs and studies, drawn by Hypothesis: EXAMPLES SEED
 fuzz: SEED := $(or $(SEED),$(shell date +%s))
