@@ -130,7 +130,8 @@ def timed(config: RunConfig, seconds: float) -> dict[str, Any]:
         return False
 
     lines, use = trained(config, stop)
-    (first, began), (last, ended) = marks[0], marks[-1]
+    first, began = marks[0]
+    last, ended = marks[-1]
     rate = config.train.batch_size * (last - first) / (ended - began)
     peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
     return {
