@@ -12,9 +12,9 @@ import pytest
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search_plan import SearchPlan, searches
-from harness.ablation.design.space import log, one_of
+from harness.ablation.design.space import at_ends, even, log, one_of
 from harness.ablation.design.study import Study, load_scale, load_study
-from harness.ablation.design.tuned import Tuned, Tuning
+from harness.ablation.design.tuned import Found, Tuned, Tuning
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import committed as committed_tables
 from harness.ablation.report import published
@@ -102,6 +102,26 @@ def test_a_table_says_how_many_samples_judged_a_trial(tiny: RunConfig) -> None:
         budget = dataclasses.replace(TUNED, samples=most).budget("digits")
         plan = dataclasses.replace(planned(more), tuning=Tuning(budget, {}))
         assert f" at NFE 2 of {number} samples, on seed 1000" in about(plan)[0]
+
+
+def test_a_table_says_which_best_values_lie_near_an_end_of_their_range(tiny: RunConfig) -> None:
+    """On a log range, of the distance from 1, or on an even one; a choice has no ends."""
+    space = {
+        "train.learning_rate": log(1e-4, 1e-1), "1 - train.ema_decay": log(1e-3, 1e-1), "objective.eps": even(0.0, 1.0),
+        "train.batch_size": one_of(8, 16),
+    }  # fmt: skip
+    middle = {"train.learning_rate": 3e-3, "train.ema_decay": 0.99, "objective.eps": 0.5, "train.batch_size": 8}
+    assert at_ends(space, middle) == []
+    for path, value in (
+        ("train.learning_rate", 6e-2), ("train.learning_rate", 1.9e-4), ("train.ema_decay", 0.9985),
+        ("train.ema_decay", 0.93), ("objective.eps", 0.05), ("objective.eps", 0.95),
+    ):  # fmt: skip
+        assert at_ends(space, {**middle, path: value}) == [path]
+    assert at_ends({"train.learning_rate": log(1e-3, 1e-3)}, {"train.learning_rate": 1e-3}) == []
+    budget = dataclasses.replace(TUNED, spaces={"digits": {"train.learning_rate": log(1e-4, 1e-1)}}).budget("digits")
+    found = Found(settings={"train.learning_rate": 0.09}, value=1.0, trials={}, search="abc")
+    said = about(dataclasses.replace(planned(tiny), tuning=Tuning(budget, {"a": found})))
+    assert "a: train.learning_rate lies near an end of its range, so better values may lie outside." in said
 
 
 FILE = """

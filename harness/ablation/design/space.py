@@ -27,6 +27,8 @@ from harness.core.errors import ConfigError, UserError
 Space = Mapping[str, BaseDistribution]
 DIGITS = 3
 """Drawn numbers are rounded to this many significant digits, so a user can set exactly the number in a table."""
+OUTER = 0.1
+"""Share of a range at each end where a best value tells that a better one may lie outside."""
 _ONE_MINUS = "1 - "
 _AND = ", "
 
@@ -104,6 +106,15 @@ def settings(drawn: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for name, x in drawn.items() for path, value in _settings(name, x).items()}
 
 
+def at_ends(space: Space, values: Mapping[str, Any]) -> list[str]:
+    """Return the paths whose value {path: value} lies in the first or the last tenth of its range."""
+    return [
+        bare(name)
+        for name, drawn in inverse(space, values).items()
+        if not OUTER <= _place(space[name], drawn) <= 1 - OUTER
+    ]
+
+
 def inverse(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the draw {name: value} that gives these values {path: value}, as far as the space contains it."""
     known = [name for name in space if all(path in values for path in paths_of(name))]
@@ -152,6 +163,14 @@ def _wanted(name: str, values: list[Any]) -> Any:
     if len(values) > 1:
         return _row(values)
     return _from_one(values[0]) if name.startswith(_ONE_MINUS) and values[0] is not None else values[0]
+
+
+def _place(drawn: BaseDistribution, value: Any) -> float:
+    """Return where a value lies in its range, from 0 to 1; 1/2 for a choice, which has no ends."""
+    if not isinstance(drawn, (FloatDistribution, IntDistribution)) or drawn.single():
+        return 0.5
+    low, high, own = (math.log(number) if drawn.log else number for number in (drawn.low, drawn.high, value))
+    return (own - low) / (high - low)
 
 
 def _row(values: Iterable[Any]) -> str:

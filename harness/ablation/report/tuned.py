@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from optuna.distributions import json_to_distribution
+
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.space import bare, settings
+from harness.ablation.design.space import at_ends, bare, settings
 from harness.ablation.design.tuned import Found
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report.history import ENDED, counted
@@ -38,6 +40,9 @@ def about(plan: Plan) -> list[str]:
         chosen = ", ".join(f"{path} {value}" for path, value in own["settings"].items())
         ends = ", ".join(f"{number} {ENDED.get(state, state)}" for state, number in own["trials"].items())
         lines.append(f"{arm} was tuned to {chosen} ({metric} {own['value']:.4g}; {ends}; search {own['search']}).")
+        space = {name: json_to_distribution(text) for name, text in budget["spaces"][plan.scale].items()}
+        if near := at_ends(space, own["settings"]):
+            lines.append(f"{arm}: {', '.join(near)} lies near an end of its range, so better values may lie outside.")
     if len({config.train.batch_size for config in plan.arms.values()}) > 1:
         lines.append("With the same number of steps, the arms see different numbers of training samples.")
     return lines
