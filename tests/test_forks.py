@@ -27,7 +27,7 @@ time.sleep(600)
 """
 """A program that starts a worker when it is imported too, as many notebooks and scripts do."""
 PLUGIN = """
-import json, os, sys
+import json, os, signal, sys
 from dataclasses import dataclass
 from pathlib import Path
 from harness.components.weightings import Weighting
@@ -38,6 +38,7 @@ class Mine(Weighting, name="mine"):
 facts = {
     "folder": os.getcwd(), "given": os.environ["GIVEN"], "path": sys.path, "encoding": sys.stdout.encoding,
     "main": hasattr(sys.modules["__main__"], "forks"), "imported": "torch._dynamo" in sys.modules,
+    "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
 }
 Path("facts.part").write_text(json.dumps(facts))
 Path("facts.part").rename("facts.json")
@@ -51,6 +52,11 @@ from harness.ablation.execute.forks import IMPORTED
 for name in IMPORTED: __import__(name)
 assert not torch.cuda.is_initialized()
 """
+
+
+def parent(process: int) -> int:
+    """Return the process that forked a process."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def ended(process: int, seconds: float) -> bool:
@@ -78,15 +84,27 @@ def test_a_worker_starts_in_the_launchers_place_and_ends_with_it(tiny: RunConfig
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None
         worker = int(launcher.stdout.readline())
+        forking = parent(worker)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(forking, number)
         deadline = time.monotonic() + 120
         while not (tmp_path / "facts.json").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
+        assert parent(worker) == forking, "a stop signal does not end it"
         launcher.send_signal(signal.SIGKILL)
         assert ended(worker, 120)
+        assert ended(forking, 60)
         assert launcher.stdout.read() == "", "the script runs once"
     facts = json.loads((tmp_path / "facts.json").read_text())
     path = facts.pop("path")
-    assert facts == {"folder": str(tmp_path), "given": "1", "encoding": "utf-8", "main": False, "imported": True}
+    assert facts == {
+        "folder": str(tmp_path),
+        "given": "1",
+        "encoding": "utf-8",
+        "main": False,
+        "imported": True,
+        "blocked": 0,
+    }
     assert "" not in path
     assert str(tmp_path) not in path
     said = log.read_text(encoding="utf-8").splitlines()

@@ -41,7 +41,7 @@ class StopSignal:
         _installed = self
         for number in _heard():
             signal.signal(number, self._ask)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent may have blocked it by `held_back`
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)  # the parent may have blocked them by `held_back`
 
     def _ask(self, number: int, frame: object) -> None:
         if self._asked and number == signal.SIGINT:
@@ -68,8 +68,8 @@ def given_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Block Ctrl-C in processes that start in this context, until they install a `StopSignal`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Block the stop signals in processes that start in this context, until they install a `StopSignal`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
     try:
         yield
     finally:
@@ -84,6 +84,7 @@ def asked_to_stop() -> bool:
     return _installed is not None and _installed()
 
 
+_ALL = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _installed: StopSignal | None = None
 
 

@@ -1,7 +1,8 @@
 """Worker processes: forks of one process, which has imported all that they need.
 
 The workers share the memory of the imports (about 450 MB each otherwise) and begin at once. The imports must not start
-CUDA: a fork cannot use a CUDA context of its parent.
+CUDA: a fork cannot use a CUDA context of its parent. No stop signal ends the process that forks, so that it can tell
+how a worker ended; it ends after the launcher and the workers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import select
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,6 +36,7 @@ PATH = list(sys.path)
 def start(plan: Path, log: Path, environment: Mapping[str, str]) -> BaseProcess:
     """Start a worker for the plan in the file `plan`; it appends its output to `log`."""
     CONTEXT.set_forkserver_preload(IMPORTED)
+    resource_tracker.ensure_running()  # its start would end `held_back`
     process: BaseProcess = CONTEXT.Process(  # type: ignore[attr-defined]
         target=_begin, args=(plan, log, Path.cwd(), dict(environment))
     )
