@@ -3,11 +3,11 @@
     python -m benchmarks.gpu_check 1     # the network of CIFAR-10, in less than 8 minutes
     python -m benchmarks.gpu_check 2     # the digits, and several trials at a time, in less than 4 minutes
 
-Each variant is a separate process with a time limit, so that one which fails or hangs costs only its row. It takes the
-first steps, which libraries and compilation use, then is timed for some seconds. `away` is the distance of its weights
-after these first steps in fp32 from those of the steps as written, as a share of their norm; the row "as written,
-again" shows how far rounding alone goes, since a GPU adds in any order. The file with the numbers is written after
-every row.
+Each variant is a separate process with a time limit, so that one which fails or hangs costs only its row, and a part
+begins no row late. A variant takes the first steps, which libraries and compilation use, then is timed for some
+seconds. `away` is the distance of its weights after these first steps in fp32 from those of the steps as written, as a
+share of their norm; the row "as written, again" shows how far rounding alone goes, since a GPU adds in any order. The
+file with the numbers is written after every row.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ from harness.training.trainer import Callbacks, fit
 
 FIRST = MEMORY + WARM_UP + 10
 """Steps before the timing; a graph is recorded among them."""
-QUIET = {f"train.{name}": 10**8 for name in ("steps", "log_every", "sample_every", "checkpoint_every")}
+QUIET: dict[str, Any] = {f"train.{name}_every": 10**8 for name in ("log", "sample", "checkpoint")}
+QUIET |= {"train.steps": 10**8, "train.compile": "off"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "as written": {},
     "graph": {"train.graph": "on"},
@@ -54,8 +56,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "graph, row major": {"train.channels_last": False, "train.graph": "on"},
 }
 AGREEING = ("as written", "as written, again", "graph", "compiled, graph")
-PARTS = {1: ("cifar10", 8.0, 75.0), 2: ("digits", 3.0, 25.0)}
-"""{part: scale, seconds that a variant is timed, seconds that its process may take}"""
+PARTS = {1: ("cifar10", 8.0, 75.0, 450.0), 2: ("digits", 3.0, 25.0, 220.0)}
+"""{part: scale, seconds that a variant is timed, that its process may take, and after which none begins}"""
 SIDE_BY_SIDE = (1, 4, 8)
 EMPTY = {"ms a step": "", "samples/s": "", "MFU": "", "peak GB": "", "away": ""}
 
@@ -68,32 +70,35 @@ def main() -> None:
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    scale, seconds, limit = PARTS[options.part]
+    scale, seconds, limit, budget = PARTS[options.part]
     scale = options.scale or scale
     if options.only:
         (changes,) = (own for name, own in VARIANTS.items() if name == options.only.removesuffix(", again"))
         config = override(at_hand(load_scale(scale)), {**QUIET, **changes})
-        print(json.dumps(agreed(config, options.weights) if options.weights else timed(config, seconds)))
+        first = options.only == "as written"
+        print(json.dumps(agreed(config, options.weights, first) if options.weights else timed(config, seconds)))
         return
     command = [sys.executable, "-m", "benchmarks.gpu_check", str(options.part), "--scale", scale]
-    report(options.part, scale, limit, command)
+    ends = time.monotonic() + budget
+    report(options.part, scale, command, lambda: max(1.0, min(limit, ends - time.monotonic())))
 
 
-def report(part: int, scale: str, limit: float, command: list[str]) -> None:
-    """Measure every row, and write the table after each."""
+def report(part: int, scale: str, command: list[str], limit: Callable[[], float]) -> None:
+    """Measure every row within a limit of seconds, and write the table after each."""
     rows = list[dict[str, Any]]()
     notes = list[str]()
     tell = functools.partial(publish, f"gpu_check-{part}", f"Training steps of {scale}", rows, notes)
     with tempfile.TemporaryDirectory() as folder:
         for name in dict.fromkeys((*VARIANTS, *AGREEING)):
-            found = {} if name.endswith("again") else said([*command, "--only", name], limit)
-            if name in AGREEING:
-                found |= said([*command, "--only", name, "--weights", f"{folder}/weights.pt"], limit)
+            found = {} if name.endswith("again") else said([*command, "--only", name], limit())
             notes += [f"{name}: {line}" for line in [found.pop("said", "")] if line]
+            if name in AGREEING:
+                found |= said([*command, "--only", name, "--weights", f"{folder}/weights.pt"], limit())
+            notes += [f"{name}, weights: {line}" for line in [found.pop("said", "")] if line]
             rows.append({"variant": name, **EMPTY, **found})
             tell()
     for number in SIDE_BY_SIDE if part == 2 and torch.cuda.is_available() else ():
-        for graph in ("off", "on"):
+        for graph in ("off", "on") if limit() > 1 else ():
             plan = Plan.of(
                 load_study("weighting"), scale, override(load_scale(scale), {"train.graph": graph}), {}, 1, []
             )
@@ -140,14 +145,16 @@ def timed(config: RunConfig, seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def agreed(config: RunConfig, kept: Path) -> dict[str, Any]:
-    """Take the first steps in fp32; return the distance of the weights from the kept ones, or keep these."""
+def agreed(config: RunConfig, kept: Path, first: bool) -> dict[str, Any]:
+    """Take the first steps in fp32; keep the weights of the `first` variant, else return the distance from these."""
     calls = iter(range(FIRST + 20))
     weights = list[Tensor]()
     trained(override(config, {"train.precision": "fp32"}), lambda: next(calls, None) is None, weights.append)
-    if not kept.exists():
+    if first:
         torch.save(weights[0], kept)
         return {"away": 0.0}
+    if not kept.exists():
+        return {"said": "there are no weights of the steps as written to compare with"}
     before = torch.load(kept, weights_only=True)
     return {"away": ((weights[0] - before).norm() / before.norm()).item()}
 

@@ -22,6 +22,7 @@ from benchmarks.loops import fresh_results
 from benchmarks.report import Row, publish
 
 MEMORY = {"own": ("Private_Dirty", "Private_Clean"), "share": ("Pss",), "resident": ("Rss",)}
+LIMIT_S = 300
 SHORT = {"train.steps": 40, "train.threads": 1, "evaluate.num_samples": 200, "evaluate.nfe": [8]}
 
 
@@ -45,10 +46,11 @@ def measure(way: str, scale: str, number: int) -> Iterator[Row]:
     context.set_forkserver_preload(IMPORTED)
     said = context.Queue()
     began = time.perf_counter()
-    crew = [context.Process(target=work, args=(scale, said)) for _ in range(number)]  # type: ignore[attr-defined]
+    given = {"target": work, "args": (scale, said), "daemon": True}
+    crew = [context.Process(**given) for _ in range(number)]  # type: ignore[attr-defined]
     for process in crew:
         process.start()
-    found = [said.get() for _ in crew]
+    found = [said.get(timeout=LIMIT_S) for _ in crew]
     if way == "forkserver":
         shared: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
         yield {"process": "shared imports", **memory(shared), "seconds": ""}
@@ -68,7 +70,7 @@ def work(scale: str, said: multiprocessing.Queue) -> None:
 
     ensure(override(load_scale(scale), {**SHORT, "seed": os.getpid()}), lambda text: None, lambda: False)
     said.put(memory(os.getpid()))
-    time.sleep(600)
+    time.sleep(LIMIT_S)
 
 
 def memory(process: int) -> dict[str, float]:

@@ -76,7 +76,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/ablation/execute/attempts.py": ("search", "fronts"),
         "harness/ablation/execute/board.py": ("worker", "search", "launch", "end_to_end"),
         "harness/ablation/execute/forecast.py": ("forecast",),
-        "harness/ablation/execute/forks.py": ("launch", "end_to_end"),
+        "harness/ablation/execute/forks.py": ("forks", "streams", "end_to_end"),
         "harness/ablation/execute/launch.py": ("launch", "worker", "end_to_end"),
         "harness/ablation/execute/placement.py": ("placement",),
         "harness/ablation/execute/pruning.py": ("pruning",),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.core.config import override
-from harness.core.errors import Stopped
+from harness.core.errors import ConfigError, Stopped
 from harness.core.rng import Streams, stream
 from harness.data.base import load
 from harness.flow.objective import Objective
@@ -104,9 +104,9 @@ def test_steps_of_a_graph_are_those_as_they_are_written(
         session(graphed, tmp_path / "broken", lambda: next(calls) == 13)
     resumed, _ = session(graphed, tmp_path / "broken")
     assert repeated.repeats == 24 - YOUNG + 13 - YOUNG + 24 - 13 - captured.WARM_UP
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
-        assert torch.equal(resumed[name], value), name
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+        assert torch.equal(resumed[key], value), key
 
 
 def test_a_graph_is_recorded_again_once_a_checkpoint_is_loaded(
@@ -132,20 +132,30 @@ def test_a_graph_is_recorded_again_once_a_checkpoint_is_loaded(
         assert torch.equal(found[name], value), name
 
 
-def test_a_step_that_cannot_be_recorded_is_taken_as_written_and_said_once(
+def test_a_step_that_cannot_be_recorded_is_an_error_with_its_first_cause(
     tiny: RunConfig, tmp_path: Path, repeated: Repeated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA")
+    """The end of a recording that failed fails too."""
 
+    def fails(*_: Any) -> Any:
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(captured, "record", fails)
+    told = r"^train\.graph: .* as a graph: operation not permitted when stream is capturing\. Choose off\.$"
+    with pytest.raises(ConfigError, match=told):
+        session(override(tiny, {"train.steps": 12, "train.graph": "on"}), tmp_path)
+
+
+def test_steps_that_no_graph_can_hold_are_taken_as_written_and_said_once(tiny: RunConfig, tmp_path: Path) -> None:
     config = override(tiny, {"train.steps": 12})
     expected, _ = session(config, tmp_path / "written")
-    monkeypatch.setattr(captured, "record", fails)
     said = list[str]()
     found, _ = session(override(config, {"train.graph": "on"}), tmp_path / "graphed", said=said)
-    told = "train.graph: steps go without a CUDA graph: operation not permitted when stream is capturing."
-    assert said == [told]
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert said == ["train.graph: steps go without a CUDA graph: it trains on the cpu."]
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 @pytest.mark.parametrize(

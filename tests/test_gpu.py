@@ -20,7 +20,7 @@ from typed import tensor
 from harness.components.interpolants import Linear
 from harness.components.noises import Population
 from harness.core.config import override
-from harness.core.errors import Diverged, Stopped
+from harness.core.errors import ConfigError, Diverged, Stopped
 from harness.core.registry import build, names
 from harness.core.rng import Streams
 from harness.data.base import Data, load
@@ -34,7 +34,8 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.sample import restore
 from harness.runs.train import ensure
-from harness.training.diagnostics import MEMORY, TOGETHER
+from harness.training import captured
+from harness.training.diagnostics import MEMORY, TOGETHER, Taken
 from harness.training.hardware import PEAKS, autocast, compiled, matmul_precision, peak_flops
 from harness.training.trainer import Callbacks, fit
 
@@ -235,23 +236,47 @@ GRAPHS: dict[str, dict[str, Any]] = {
     "compiled": {"train.compile": "default"},
     "micro-batches": {"train.accumulate": 2},
     "bf16": {"train.precision": "bf16"},
+    "classes": {"objective.label_dropout": 0.3},
+    "dropout": {"backbone.dropout": 0.3},
+    "recomputed": {"train.recompute": True},
 }
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_graph_takes_the_steps_as_they_are_written(tiny: RunConfig, tmp_path: Path, name: str) -> None:
+def test_a_graph_takes_the_steps_as_they_are_written(
+    tiny: RunConfig, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also from a checkpoint on, after which it is recorded again."""
     steps = {"train.device": DEVICE, "train.precision": "fp32", "train.steps": MEMORY + 30, "train.log_every": 10}
     config = override(tiny, {**steps, **GRAPHS[name]})
     expected = session(config, tmp_path / "written")
     graphed = override(config, {"train.graph": "on"})
-    recorded = list[str]()
+    repeats = itertools.count()
+    recorded = list[Streams]()
+
+    def record(take: Callable[[], Taken], streams: Streams) -> Callable[[], Taken]:
+        recorded.append(streams)
+        repeat = captured_record(take, streams)
+        return lambda: (next(repeats), repeat())[1]
+
+    captured_record = captured.record
+    monkeypatch.setattr(captured, "record", record)
     calls = itertools.count()
     with pytest.raises(Stopped):
-        session(graphed, tmp_path / "broken", lambda: next(calls) == MEMORY + 9, said=recorded)
-    found = session(graphed, tmp_path / "broken", said=recorded)
-    assert not any("train.graph" in line for line in recorded)
+        session(graphed, tmp_path / "broken", lambda: next(calls) == MEMORY + 9)
+    found = session(graphed, tmp_path / "broken")
+    assert len(recorded) == 2
+    assert next(repeats) == 9 + 30 - 9 - captured.WARM_UP
     assert all(torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-4) for name in expected)
+
+
+def test_a_component_that_waits_and_does_not_say_so_is_an_error(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build("coupling", "exact_ot").__class__, "waits", False)
+    changes = {"train.device": DEVICE, "train.graph": "on", "train.steps": MEMORY + 10, "coupling": "exact_ot"}
+    with pytest.raises(ConfigError, match="the GPU cannot record a step as a graph"):
+        session(override(tiny, changes), tmp_path)
 
 
 def test_a_component_that_waits_goes_without_a_graph_and_says_so(tiny: RunConfig, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_remarks_name_guesses_and_failures(plan: Plan, monkeypatch: pytest.Monke
     assert not any("linear growth" in line or "disk" in line.partition(",")[0] for line in lines[1:])
     train = plan.arms[plan.baseline].train
     work = 2 * len(plan.seeds) * train.steps * train.batch_size  # a and "solver" share their trainings
-    alone = f"If all train as fast as {plan.baseline}, the trainings alone take {duration(work / 50)}."
+    alone = f"If all train as fast as {plan.baseline}, the trainings alone take at most {duration(work / 50)}."
     assert trainings_alone(plan, 50) == alone
     many = {arm: override(config, {"evaluate.num_samples": 501}) for arm, config in plan.arms.items()}
     large = dataclasses.replace(outlook, plan=dataclasses.replace(plan, arms=many))

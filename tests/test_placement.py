@@ -117,9 +117,9 @@ def test_real_trials_are_measured_side_by_side(plan: Plan, monkeypatch: pytest.M
     assert measure(broken, Placement(1, 1)) == 0
 
 
-@pytest.mark.parametrize(("took", "steps"), [(0.1, module.SETTLING_STEPS), (0.5, 5), (1.5, 2), (30.0, 1)])
+@pytest.mark.parametrize(("took", "steps"), [(0.1, module.SETTLING_STEPS), (1.5, 5), (30.0, 1)])
 def test_slow_steps_settle_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, steps: int) -> None:
-    """Steps before the measured ones: as many as settle, or those of two seconds."""
+    """Steps before the measured ones: as many as settle, or one that takes more than two seconds."""
     now = 0.0
     monkeypatch.setattr(module.time, "perf_counter", lambda: now)
     waited = list[int]()

@@ -81,11 +81,11 @@ def _tried(plan: Plan, placement: Placement, known: Parts, console: Console) -> 
 
 
 def trainings_alone(plan: Plan, rate: float) -> str:
-    """Return a sentence about the time of the trainings that are left, if all take `rate` samples a second together."""
+    """Return a sentence about the time of the trainings of unfinished trials, at `rate` samples a second together."""
     flows = [flow for trial in plan.unfinished() for flow in plan.run(*trial).config.flows]
     left = {(training_digest(flow), flow.seed): flow.train for flow in flows}
     seconds = sum(train.steps * train.batch_size for train in left.values()) / rate
-    return f"If all train as fast as {plan.baseline}, the trainings alone take {duration(seconds)}."
+    return f"If all train as fast as {plan.baseline}, the trainings alone take at most {duration(seconds)}."
 
 
 def memory_needed(plan: Plan) -> str:

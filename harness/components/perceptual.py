@@ -58,6 +58,7 @@ class LPIPS(Perceptual, name="lpips"):
 
     formula: ClassVar[str] = "sum over 5 levels of mean over pixels of w . (f / |f| - g / |g|)^2"
     source: ClassVar[str] = "Zhang et al. 2018, eq. 1; as a loss of distillation: Liu et al. 2023"
+    waits: ClassVar[bool] = True
 
     def compare(self, samples: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast(samples.device.type, enabled=False):  # half precision is coarser than small distances

@@ -32,7 +32,7 @@ from harness.training.config import TrainConfig
 SECONDS = 3.0
 """Approximate length of a measurement of training or of sampling."""
 SLOW = 30.0
-"""Seconds of sampling from which a measurement draws its samples by one step of Euler's method."""
+"""If sampling would take more seconds, a measurement draws its samples by one step of Euler's method."""
 STEPS = 6
 """Steps of a first training, which warms up the process and gives the length of the measured training."""
 SAMPLES = 2000

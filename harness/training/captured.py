@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.core.errors import ConfigError
 from harness.core.rng import Streams, seed_layers, stream_seed
 from harness.training.diagnostics import MEMORY, Taken
 
@@ -32,7 +33,7 @@ class Captured:
         self._batch: tuple[Tensor, Tensor | None] | None = None
         self._repeat: Callable[[], Taken] | None = None
         if training.device == "cuda" and "capturable" in training.state.optimizer.defaults:
-            for group in self._groups:  # in float32, also without a graph
+            for group in self._groups:  # float32 without a graph too, so that both give the same weights
                 group["lr"] = torch.zeros((), device=training.device)
 
     @property
@@ -52,16 +53,18 @@ class Captured:
         self._repeat = None
         self._first = max(MEMORY, step + WARM_UP)
         if self._wanted and (why := obstacle(self._training)):
-            self._give_up(why)
+            self._wanted = False
+            self._training.callbacks.say(f"train.graph: steps go without a CUDA graph: {why}.")
         for group in self._groups if self._wanted else ():
             group["capturable"] = True
 
     def __call__(self, step: int, stored: Tensor, classes: Tensor | None) -> Taken:
         """Take a step on a stored batch; the streams are seeded for it."""
-        if self._wanted and self._repeat is None and step >= self._first:
-            self._record(step, stored, classes)
-        if self._repeat is None:
+        if not self._wanted or step < self._first:
             return self._training.take(step, stored, classes)
+        if self._repeat is None:
+            self._record(step, stored, classes)
+        assert self._repeat is not None
         assert self._batch is not None
         for fixed, new in zip(self._batch, (stored, classes), strict=True):
             if fixed is not None and new is not None:
@@ -71,20 +74,20 @@ class Captured:
         return Taken(scalars, [(errors.clone(), t.clone()) for errors, t in taken.samples])
 
     def _record(self, step: int, stored: Tensor, classes: Tensor | None) -> None:
-        """Record a step, which is not taken by that. If the GPU cannot record it, steps go on as written."""
+        """Record a step. The recording does not change the weights. `ConfigError` if the GPU cannot record it."""
         training = self._training
         batch = stored.clone(), None if classes is None else classes.clone()
         try:
             self._repeat = record(lambda: training.take(step, *batch), training.streams)
         except RuntimeError as error:
-            self._give_up(str(error).partition("\n")[0])
+            first: BaseException = error  # the end of a recording that failed fails too
+            while first.__context__:
+                first = first.__context__
+            why = str(first).partition("\n")[0]
+            raise ConfigError("train.graph", f"the GPU cannot record a step as a graph: {why}. Choose off.") from None
         self._batch = batch
         seed_layers(stream_seed(training.seed, "layers", step), training.device)
         training.streams.begin(step)
-
-    def _give_up(self, why: str) -> None:
-        self._wanted = False
-        self._training.callbacks.say(f"train.graph: steps go without a CUDA graph: {why}.")
 
 
 def obstacle(training: Training) -> str | None:
@@ -98,7 +101,8 @@ def obstacle(training: Training) -> str | None:
     if "capturable" not in training.state.optimizer.defaults:
         return f"optimizer {training.config.optimizer.name} is not capturable"
     f = training.objective.formulation
-    waiting = [part for part in (f.noise, f.coupling, f.time_sampler) if part.waits]
+    parts = (f.noise, f.coupling, f.time_sampler, f.interpolant, f.prediction, f.weighting, f.loss)
+    waiting = [part for part in (*parts, training.objective.perceptual) if part is not None and part.waits]
     return f"{waiting[0].family} {waiting[0].name} computes outside of the GPU" if waiting else None
 
 
@@ -107,7 +111,8 @@ def record(take: Callable[[], Taken], streams: Streams) -> Callable[[], Taken]:
     graph = torch.cuda.CUDAGraph()
     for generator in streams.generators.values():
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
+    # Meanwhile a loader's thread may use the GPU.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         taken = take()
 
     def repeat() -> Taken:

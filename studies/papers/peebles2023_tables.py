@@ -44,7 +44,7 @@ STUDY = Study(
         "width 32, patch 4": small(32, 4),
         "width 32, patch 1": small(32, 1),
     },
-    # With rates up to 0.01, every search took the largest of its six.
+    # With rates up to 0.01, every search took the largest of its six rates.
     tuned=Tuned(spaces={"digits": {"train.learning_rate": log(1e-3, 1e-1)}}, trials=6, rungs=2),
     nfe=32,
     smallest_difference=0.1,

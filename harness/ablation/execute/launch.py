@@ -56,13 +56,9 @@ class Worker:
 
 
 def launch(
-    board: Board,
-    placement: Placement,
-    console: Console,
-    stop: Stop,
-    report: Callable[[], Told],
+    board: Board, placement: Placement, console: Console, stop: Stop, report: Callable[[], Told],
     experiment: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Run every trial of a board, then `report`, and send what it tells to MLflow; another call continues.
 
     All runs are below one record in the MLflow `experiment`, by default the plan's name. Raises `Stopped`. `UserError`
@@ -75,10 +71,13 @@ def launch(
         path = plan.write()
         board.begin()
         board.refill()
-        left = 0 if board.finished() else board.total - len(board.settled())
-        crew = [_start(path, i, placement) for i in range(min(placement.workers, left))]
+        crew: list[Worker] = []
+        if not board.finished():
+            forks.prepare()
+        mirror, above = _connect(board, experiment or plan.name)  # imports MLflow while the workers' imports run
         with _ended(crew, console):
-            mirror, above = _connect(board, experiment or plan.name)  # slow to import, so the workers start meanwhile
+            for worker in _workers(board, path, placement):
+                crew.append(worker)
             deaths = Deaths(board, console, functools.partial(_start, path, placement=placement))
             status = "FAILED"
             told = Told([])
@@ -95,6 +94,13 @@ def launch(
                 status = "FINISHED"
             finally:
                 _close(board, mirror, above, "KILLED" if stop() else status, told)
+
+
+def _workers(board: Board, path: Path, placement: Placement) -> Iterator[Worker]:
+    """Start a worker at a time, as many as the open trials can use."""
+    left = 0 if board.finished() else board.total - len(board.settled())
+    for i in range(min(placement.workers, left)):
+        yield _start(path, i, placement)
 
 
 def _connect(board: Board, experiment: str) -> tuple[Mirror, Callable[[], Record]]:
@@ -151,7 +157,8 @@ def _start(plan_path: Path, number: int, placement: Placement, again: bool = Fal
     log = plan_path.with_name(f"worker-{number}.log")
     if not again:
         log.write_bytes(b"")
-    return Worker(forks.start(plan_path, log, placement.environment(number)), number, log, log.stat().st_size)
+    shown = log.stat().st_size
+    return Worker(forks.start(plan_path, log, placement.environment(number)), number, log, shown)
 
 
 def _follow(crew: list[Worker], console: Console, stop: Stop, deaths: Deaths) -> None:
@@ -233,6 +240,10 @@ def _check(worker: Worker, console: Console) -> None:
     code = worker.process.exitcode or 0
     if worker.error:
         raise UserError(worker.error)
+    if code == forks.LOST:
+        raise UserError(
+            "the process from which workers fork was killed (did memory run out?). The same command continues."
+        )
     if code > 0 and code != STOPPED:
         raise UserError(
             f"a worker failed with exit code {code}; the end of {worker.log} says why. The same command continues."

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -36,6 +37,8 @@ from harness.core.signals import Say
 from harness.data.base import load
 from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
+from harness.training.captured import WARM_UP
+from harness.training.diagnostics import MEMORY
 from harness.training.trainer import Callbacks, fit
 
 SECONDS = 2.0
@@ -125,7 +128,7 @@ def choose(plan: Plan, say: Say) -> Placement:
         if rate > WORTH * best:
             chosen = way
             best = rate
-    measured = {str(way): rate for way, rate in zip(ways, rates, strict=True)}
+    measured = {str(way): rate for way, rate in zip(ways, rates, strict=True)} if len(ways) > 1 else {}
     write_json(place, {"chosen": vars(chosen), "machine": machine(), "samples_per_second": measured})
     return chosen
 
@@ -181,7 +184,8 @@ def main() -> None:
     network = config.build(data).to(device)
     objective = Objective(config, config.noise.learn(data), device=device)
     quiet = dataclasses.replace(config.train, log_every=10**9, sample_every=10**9, checkpoint_every=10**9)
-    clock = _Clock(folder, number)
+    graphed = config.train.graph == "on"
+    clock = _Clock(folder, number, MEMORY + WARM_UP + 2 if graphed else SETTLING_STEPS)  # a graph is recorded late
     callbacks = Callbacks(lambda line: None, lambda shown, step: {}, lambda text: None, clock)
     with contextlib.suppress(Stopped):
         fit(quiet, 0, network, objective, data, folder / str(os.getpid()), callbacks)
@@ -191,32 +195,36 @@ def main() -> None:
 class _Clock:
     """Stop condition called before every step: it skips a few steps, waits for the other trials, then times steps.
 
-    Of slow steps it skips one only.
+    It skips no further step after one that took as long as all timed steps should.
     """
 
-    def __init__(self, folder: Path, number: int):
+    def __init__(self, folder: Path, number: int, settling: int = SETTLING_STEPS):
         self.folder = folder
         self.number = number
-        self.steps = -SETTLING_STEPS - 1
+        self.steps = -settling - 1
         self.started = 0.0
-        self.ended = 0.0
+        self.ended = math.inf
 
     def __call__(self) -> bool:
         self.steps += 1
         now = time.perf_counter()
-        if self.steps == -SETTLING_STEPS:
-            self.started = now
-        elif self.steps < 0 and now - self.started > SECONDS:
+        if self.steps < 0 and now - self.ended > SECONDS:
             self.steps = 0
-        if self.steps < 0:
-            return False
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        self.ended = now
         if self.steps == 0:
+            _wait_for_gpu()
             wait_for_all(self.folder, self.number)
             self.started = time.perf_counter()
+        if self.steps <= 0 or now - self.started <= SECONDS:
+            return False
+        _wait_for_gpu()
         self.ended = time.perf_counter()
-        return self.ended - self.started > SECONDS
+        return True
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _visible() -> list[str]:
