@@ -269,17 +269,18 @@ def test_the_committed_page_is_that_of_the_tables() -> None:
 
 
 def test_what_the_page_says_of_dit_is_in_its_tables() -> None:
-    """All searches took the largest rate that they tried, and patches of 2 pixels are the worst."""
+    """No search took its smallest or largest rate, and no patch differs from that of 2 pixels by the study's test."""
     searches = [*(FOLDER / "tables").glob("peebles2023_tables-*-trials.csv")]
     assert len(searches) == 5
     for path in searches:
         trials = pd.read_csv(path)
         rates = trials["train.learning_rate"]
         assert len(rates) == 6
-        assert rates.iloc[int(trials["value"].argmin())] == rates.max()
-    rows = pd.read_csv(FOLDER / "tables" / "peebles2023_tables-digits-seeds.csv")
-    means = rows[(rows.metric == "fid") & (rows.nfe == 32)].groupby("arm")["value"].mean()
-    assert means["width 32, patch 2"] > max(means["width 32, patch 4"], means["width 32, patch 1"])
+        assert rates.min() < rates.iloc[int(trials["value"].argmin())] < rates.max()
+    rows = pd.read_csv(FOLDER / "tables" / "peebles2023_tables-digits.csv").query("primary").set_index("arm")
+    patches = rows.loc[["width 32, patch 4", "width 32, patch 1"]]
+    assert (patches.verdict == "undecided").all()
+    assert (patches.difference.abs() < 0.1).all()
 
 
 def test_what_the_page_says_of_long_training_is_in_its_rows() -> None:
