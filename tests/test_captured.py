@@ -35,6 +35,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def values(taken: Taken) -> list[Tensor]:
+    """Return all tensors of a step."""
+    return [*taken.scalars, *(value for pair in taken.samples for value in pair)]
+
+
 class Repeated:
     """In the place of a graph: it calls the recorded step again, with the tensors and generators of the record."""
 
@@ -45,12 +50,19 @@ class Repeated:
     def __call__(self, take: Callable[[], Taken], streams: Streams) -> Callable[[], Taken]:
         self.records += 1
         held = dict(streams.generators)
+        fixed: Taken | None = None
+        for generator in (*held.values(), torch.default_generator):  # a recording may move them
+            torch.rand(1, generator=generator)
 
         def repeat() -> Taken:
+            nonlocal fixed
             self.repeats += 1
             taken = take()
             assert streams.generators == held, "a graph draws from the generators that it knows"
-            return taken
+            fixed = fixed or taken
+            for old, new in zip(values(fixed), values(taken), strict=True):
+                old.copy_(new)
+            return fixed
 
         return repeat
 

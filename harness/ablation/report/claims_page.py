@@ -42,6 +42,8 @@ are tuned by six trials each. In an earlier study of these arms, every search to
 and patches of 2 pixels were worse than those of 4 and of 1. At the rates that the wider searches found, all three are
 close: the difference was one of rates, not of patches.
 
+No claim is judged on CIFAR-10 yet: its scale `cifar10_small` needs a GPU.
+
 Predictions and smallest differences stand in [studies/papers](../../studies/papers). A test compares each with the
 commits of its runs; a claim that is marked "stated after the runs" is exempt. `harness compare TABLE` prints all values
 beside the published ones. `make verdicts` writes this page."""
