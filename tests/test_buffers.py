@@ -118,6 +118,7 @@ RUN_ONLY: dict[str, tuple[Any, ...]] = {
     "checkpoint_every": (1, 5, 100),
     "keep_checkpoints": (1, 2, 9),
     "recompute": (False, True),
+    "graph": ("auto", "off", "on"),
 }
 
 

@@ -117,6 +117,13 @@ def test_real_trials_are_measured_side_by_side(plan: Plan, monkeypatch: pytest.M
     assert measure(broken, Placement(1, 1)) == 0
 
 
+def test_a_rate_that_was_not_measured_is_not_told(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one core there is only one arrangement."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert choose(plan, lambda text: None) == Placement(1, 1)
+    assert rate_of(plan, Placement(1, 1)) is None
+
+
 @pytest.mark.parametrize(("took", "steps"), [(0.1, module.SETTLING_STEPS), (1.5, 5), (30.0, 1)])
 def test_slow_steps_settle_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, steps: int) -> None:
     """Steps before the measured ones: as many as settle, or one that takes more than two seconds."""
