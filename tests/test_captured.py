@@ -177,13 +177,14 @@ def test_steps_that_no_graph_can_hold_are_taken_as_written_and_said_once(tiny: R
         ({"train.compile": "reduce-overhead"}, "cuda", "train.compile=reduce-overhead has graphs of its own"),
         ({"coupling": "exact_ot"}, "cuda", "coupling exact_ot computes outside of the GPU"),
         ({"time_sampler": "beta"}, "cuda", "time_sampler beta computes outside of the GPU"),
+        ({"train.steps": diagnostics.MEMORY}, "cuda", "its 100 steps end before one is recorded"),
         ({}, "cuda", None),
     ],
 )
 def test_what_a_graph_cannot_hold_is_named(
     tiny: RunConfig, tmp_path: Path, changes: dict[str, Any], device: str, why: str | None
 ) -> None:
-    config = override(tiny, {"train.device": "cpu", **changes})
+    config = override(tiny, {"train.device": "cpu", "train.steps": 200, **changes})
     data = load(config.dataset)
     callbacks = Callbacks(lambda _: None, lambda *_: {}, lambda _: None, lambda: False)
     objective = Objective(config, {})

@@ -94,6 +94,8 @@ def obstacle(training: Training) -> str | None:
     """Return why a GPU cannot record the steps of a training; None if nothing is known."""
     if training.device != "cuda":
         return f"it trains on the {training.device}"
+    if training.config.steps <= MEMORY:
+        return f"its {training.config.steps} steps end before one is recorded"
     if training.ranks.number > 1:
         return "several processes train it"
     if training.chosen["compile"] not in ("off", "default"):
