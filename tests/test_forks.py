@@ -82,19 +82,22 @@ def test_a_worker_starts_in_the_launchers_place_and_ends_with_it(tiny: RunConfig
     command = [sys.executable, str(script), str(plan.write()), str(log)]
     environment = {**os.environ, "HARNESS_RESULTS": str(results_folder()), "PYTHONIOENCODING": "latin-1"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as launcher:
-        assert launcher.stdout is not None
-        worker = int(launcher.stdout.readline())
-        forking = parent(worker)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            os.kill(forking, number)
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "facts.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert parent(worker) == forking, "a stop signal does not end it"
-        launcher.send_signal(signal.SIGKILL)
-        assert ended(worker, 120)
-        assert ended(forking, 60)
-        assert launcher.stdout.read() == "", "the script runs once"
+        try:
+            assert launcher.stdout is not None
+            worker = int(launcher.stdout.readline())
+            forking = parent(worker)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(forking, number)
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "facts.json").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert parent(worker) == forking, "a stop signal does not end it"
+            launcher.send_signal(signal.SIGKILL)
+            assert ended(worker, 60)
+            assert ended(forking, 60)
+            assert launcher.stdout.read() == "", "the script runs once"
+        finally:
+            launcher.kill()
     facts = json.loads((tmp_path / "facts.json").read_text())
     path = facts.pop("path")
     assert facts == {
