@@ -154,6 +154,8 @@ def test_others_join_the_crew_in_the_places_of_killed_ones(tmp_path: Path, monke
         assert crew[1] is another, code
     with pytest.raises(UserError, match=f"^a worker failed with exit code 1; the end of {log} says why"):
         launch._follow([ended(1)], Console(file=io.StringIO()), lambda: False, deaths)
+    with pytest.raises(UserError, match=r"^the process from which workers fork was killed"):
+        launch._follow([ended(forks.LOST)], Console(file=io.StringIO()), lambda: False, deaths)
 
 
 def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
