@@ -137,4 +137,12 @@ def test_slow_steps_settle_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             break
         now += took
     assert waited == [steps]
-    assert (clock.ended - clock.started) / clock.steps == pytest.approx(took)
+    assert clock.rate == pytest.approx(1 / took)
+
+
+def test_a_training_that_ends_before_its_steps_are_timed_has_no_rate(tmp_path: Path) -> None:
+    """The arrangements of such trainings are all alike, so the preferred one is taken."""
+    clock = module._Clock(tmp_path, 1)
+    for _ in range(module.SETTLING_STEPS):
+        assert not clock()
+        assert clock.rate == 0

@@ -189,7 +189,7 @@ def main() -> None:
     callbacks = Callbacks(lambda line: None, lambda shown, step: {}, lambda text: None, clock)
     with contextlib.suppress(Stopped):
         fit(quiet, 0, network, objective, data, folder / str(os.getpid()), callbacks)
-    print(clock.steps * config.train.batch_size / (clock.ended - clock.started))
+    print(config.train.batch_size * clock.rate)
 
 
 class _Clock:
@@ -204,6 +204,11 @@ class _Clock:
         self.steps = -settling - 1
         self.started = 0.0
         self.ended = math.inf
+
+    @property
+    def rate(self) -> float:
+        """Steps per second; 0 if the training ended before any was timed."""
+        return self.steps / (self.ended - self.started) if self.steps > 0 else 0.0
 
     def __call__(self) -> bool:
         self.steps += 1
