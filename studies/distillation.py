@@ -6,16 +6,17 @@ second round is best.
 
 from harness.ablation.design.study import Study
 
-# More samples at the only NFE, that of the verdicts.
-SAMPLED = {"evaluate.nfe": [1], "evaluate.num_samples": 800}
-
 STUDY = Study(
     question="How good is one step of Euler's method after each round of reflow, as it is and distilled?",
     baseline="2-rectified",
     arms={
-        **{f"{k}-rectified": {"reflow.rounds": k - 1, **SAMPLED} for k in (1, 2, 3)},
-        **{f"{k}-rectified distilled": {"reflow.rounds": k - 1, "reflow.distil": True, **SAMPLED} for k in (1, 2, 3)},
+        **{f"{k}-rectified": {"reflow.rounds": k - 1, "evaluate.nfe": [1]} for k in (1, 2, 3)},
+        **{
+            f"{k}-rectified distilled": {"reflow.rounds": k - 1, "reflow.distil": True, "evaluate.nfe": [1]}
+            for k in (1, 2, 3)
+        },
     },
+    at_scale={"digits": {"evaluate.num_samples": 800}},
     nfe=1,
     smallest_difference=0.1,
     looks=(5, 10, 20),

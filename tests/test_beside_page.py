@@ -44,7 +44,7 @@ def test_the_command_writes_it_and_says_where(capsys: pytest.CaptureFixture[str]
 
 
 def test_it_has_every_value_and_every_verdict(tmp_path: Path) -> None:
-    table = load_paper("liu2023_table1")
+    table = load_paper("liu2023_table1").at("digits")
     parsed = Parsed(written(table, tmp_path))
     measured = known(table)
     for grid in beside.grids(table, beside.values(table, measured), "digits"):
@@ -61,7 +61,7 @@ def test_it_has_every_value_and_every_verdict(tmp_path: Path) -> None:
 
 
 def test_a_column_of_one_row_has_no_figure(tmp_path: Path) -> None:
-    table = load_paper("karras2022_table2")
+    table = load_paper("karras2022_table2").at("digits")
     (name,) = table.columns
     row, arm = next(iter(table.columns[name].arms.items()))
     alone = replace(table, columns={name: replace(table.columns[name], arms={row: arm})}, claims={})
@@ -73,7 +73,7 @@ def test_a_column_of_one_row_has_no_figure(tmp_path: Path) -> None:
 
 
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
-    table = load_paper("liu2023_table1")
+    table = load_paper("liu2023_table1").at("digits")
     hostile = "<script>alert(1)</script> & {{ 7 * 7 }}"
     claims = {hostile: replace(next(iter(table.claims.values())), says=hostile, because=hostile)}
     text = written(replace(table, paper=hostile, claims=claims), tmp_path)

@@ -37,6 +37,11 @@ TABLES = [load_paper(name) for name in paper_names()]
 CLAIMS = [(table, key) for table in TABLES for key in table.claims]
 
 
+def named(parameter: PaperTable | str) -> str:
+    """Return the words for a parameter in the name of a test."""
+    return parameter.name if isinstance(parameter, PaperTable) else parameter
+
+
 def measured(values: Mapping[str, Sequence[float]], calls: Mapping[str, Sequence[float]] | None = None) -> Measured:
     """Return a study with these values by seed at NFE 8."""
     rows = [
@@ -210,7 +215,7 @@ def test_an_arm_that_the_study_lacks_is_told_with_its_claim() -> None:
 
 @pytest.mark.parametrize("of", TABLES, ids=lambda table: table.name)
 def test_every_column_names_arms_and_places_of_its_study(of: PaperTable) -> None:
-    for name, column in of.columns.items():
+    for name, column in of.at(of.scales[0]).columns.items():
         plan = Plan.of(load_study(column.study).as_written(), of.scales[0], load_scale(of.scales[0]), {}, None, [])
         assert {*column.arms.values()} <= {*plan.arms}
         for arm in column.arms.values():
@@ -220,7 +225,7 @@ def test_every_column_names_arms_and_places_of_its_study(of: PaperTable) -> None
 
 def test_at_the_scale_of_the_paper_rows_are_their_own_configurations() -> None:
     of = load_paper("tong2024_table5")
-    paper = of.at_paper_scale()
+    paper = of.at(PAPER)
     study = of.paper_study()
     assert paper.studies == [study.name] == ["tong2024_table5_paper"]
     assert {*paper.claims} == {*of.claims}
@@ -245,7 +250,7 @@ def git(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("of", "key"), CLAIMS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(("of", "key"), CLAIMS, ids=named)
 def test_a_claim_is_older_than_the_runs_that_judge_it(of: PaperTable, key: str) -> None:
     """Every run's commit holds the claim and its prediction as they are now, or the claim says that it came after."""
     path = papers_folder() / f"{of.name}.py"
@@ -305,18 +310,33 @@ def test_the_command_prints_a_table_from_committed_values(capsys: pytest.Capture
     assert r"\toprule" in capsys.readouterr().out
 
 
-def test_without_a_name_every_table_is_compared_at_a_scale_that_it_offers() -> None:
+@pytest.mark.parametrize(("of", "scale"), [(of, scale) for of in TABLES for scale in offered(of)], ids=named)
+def test_a_table_has_an_arm_and_a_metric_for_every_column_at_the_scales_that_it_offers(
+    of: PaperTable, scale: str
+) -> None:
+    refuse_unmeasured(of.at(scale), plans_of(of, scale))
+
+
+def test_every_table_is_offered_at_its_scales() -> None:
     for of in TABLES:
-        assert [scale for scale in offered(of) if scale != PAPER] == (list(of.scales) if of.columns else [])
-        if of.columns:
-            refuse_unmeasured(of, plans_of(of, of.scales[0]))
-        if PAPER in offered(of):
-            refuse_unmeasured(of.at_paper_scale(), plans_of(of, PAPER))
-    assert all(offered(of) for of in TABLES)
+        assert [scale for scale in offered(of) if scale != PAPER] == [*of.scales]
+    assert {scale for of in TABLES for scale in of.scales} == {"digits", "points", "cells", "cifar10_small"}
+
+
+def test_at_another_scale_a_column_has_the_metric_of_the_scale_and_claims_have_no_prediction() -> None:
+    of = load_paper("tong2024_table5")
+    at = of.at("points")
+    metrics = {name: column.metric for name, column in at.columns.items()}
+    distance = "sliced_wasserstein"
+    assert metrics == {"FID, Euler-100": distance, "FID, dopri5": distance, "NFE, dopri5": CALLS}
+    assert {claim.expected for claim in at.claims.values()} == {None}
+    assert of.at("digits").claims == of.claims
+    plans = [plans_of(of, scale)["tong2024_table5"].arms["I-CFM"].evaluate for scale in ("digits", "points")]
+    assert [plan.num_samples for plan in plans] == [800, load_scale("points").evaluate.num_samples]
 
 
 def test_a_column_that_its_study_does_not_measure_is_refused() -> None:
-    of = load_paper("tong2024_table5")
+    of = load_paper("tong2024_table5").at("digits")
     column = of.columns["FID, Euler-100"]
     wrong = {
         "has no kid at NFE 100": replace(column, metric="kid"),

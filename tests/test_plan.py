@@ -82,6 +82,24 @@ def test_a_change_that_one_arm_replaces_reaches_the_other(tiny: RunConfig) -> No
     assert {name: (c.train.steps, c.train.batch_size) for name, c in plan.arms.items()} == {"a": (15, 8), "b": (20, 8)}
 
 
+def test_settings_at_a_scale_hold_at_this_scale_alone_and_give_way_to_arms_and_changes(tiny: RunConfig) -> None:
+    own = {"digits": {"train.batch_size": 12, "train.steps": 7}}
+    study = dataclasses.replace(STUDY, at_scale=own, arms={"a": {}, "b": {"train.steps": 8}})
+    plans = {scale: Plan.of(study, scale, tiny, {}, 2, []) for scale in ("digits", "points")}
+    found = {scale: [(arm.train.batch_size, arm.train.steps) for arm in plans[scale].arms.values()] for scale in plans}
+    assert found["digits"] == [(12, 7), (12, 8)]
+    assert found["points"] == [(tiny.train.batch_size, tiny.train.steps), (tiny.train.batch_size, 8)]
+    assert planned(tiny, study, **{"train.batch_size": 9}).arms["b"].train.batch_size == 9
+    assert planned(tiny, study, **{"train.batch_size": 12}).name == "toy-digits"  # nothing changed
+
+
+def test_settings_at_an_unknown_scale_and_wrong_settings_there_are_refused(tiny: RunConfig) -> None:
+    with pytest.raises(UserError, match=r"toy, at_scale: 'digit' is not a known scale\. Did you mean 'digits'"):
+        planned(tiny, dataclasses.replace(STUDY, at_scale={"digit": {}}))
+    with pytest.raises(UserError, match=r"at_scale\['digits'\].*train\.step"):
+        planned(tiny, dataclasses.replace(STUDY, at_scale={"digits": {"train.step": 5}}))
+
+
 def test_a_mistake_in_an_arm_names_the_arm(tiny: RunConfig) -> None:
     study = dataclasses.replace(STUDY, arms={"a": {}, "b": {"weighting.gama": 2}})
     with pytest.raises(UserError, match=r"^arm 'b'\.weighting\.gama: "):

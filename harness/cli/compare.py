@@ -31,10 +31,10 @@ def run(options: argparse.Namespace) -> None:
         tables = [table for table in tables if (options.at_scale or table.scales[0]) in offered(table)]
     compared = [(table, scale_of(table, options.at_scale)) for table in tables]
     for table, scale in compared:
-        refuse_unmeasured(table.at_paper_scale() if scale == PAPER else table, plans_of(table, scale))
+        refuse_unmeasured(table.at(scale), plans_of(table, scale))
     frames = []
     for table, scale in compared:
-        one = table.at_paper_scale() if scale == PAPER else table
+        one = table.at(scale)
         with contextlib.redirect_stdout(sys.stderr) if options.format else contextlib.nullcontext():
             measured = {study: _measured(table, study, scale, options) for study in one.studies}
         values = _print(one, scale, measured, options.format)
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
 
 def offered(table: PaperTable) -> list[str]:
     """Return the scales that a table is offered at, the default first."""
-    return [*(table.scales if table.columns else ()), *([PAPER] if table.at_paper_scale().columns else ())]
+    return [*(table.scales if table.columns else ()), *([PAPER] if table.at(PAPER).columns else ())]
 
 
 def scale_of(table: PaperTable, scale: str | None) -> str:

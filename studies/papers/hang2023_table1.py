@@ -18,7 +18,7 @@ STUDY = Study(
     arms={
         f"{name}, {length}": {
             "interpolant": "cosine", **settings, "train.steps": steps, "train.warmup_steps": 110,
-            "evaluate.nfe": [32], "evaluate.num_samples": 800,
+            "evaluate.nfe": [32],
         }
         for name, settings in {
             "data, constant weight": DATA | {"weighting": "uniform"},
@@ -28,6 +28,7 @@ STUDY = Study(
         }.items()
         for steps, length in LENGTHS.items()
     },
+    at_scale={"digits": {"evaluate.num_samples": 800}},
     nfe=32,
     smallest_difference=0.1,
     looks=(5, 10),
@@ -60,6 +61,7 @@ TABLE = PaperTable(
         "evaluate.solver", "evaluate.nfe", "evaluate.num_samples",
     ),
     lacks={"training at 1,000 times": "training at every time between them", "half precision (fp16)": "bf16 on a GPU"},
+    scales=("digits", "points", "cells"),
     columns={
         "FID": Column(study="hang2023_table1", arms={name: name for name in STUDY.arms}, nfe=32, published="FID"),
     },

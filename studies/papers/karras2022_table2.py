@@ -84,7 +84,6 @@ TABLE = PaperTable(
             arms={name: name for name in STUDY.arms},
             nfe=35,
             published="FID",
-            paper_metric="lowest_fid",
         ),
     },
     claims={

@@ -55,6 +55,7 @@ TABLE = PaperTable(
         "dataset.flip", "train.steps", "train.ema_warmup", "train.precision", "reflow.solver", "reflow.nfe",
         "reflow.warm_start", "evaluate.num_samples",
     ),
+    scales=("digits", "points", "cells"),
     columns={
         "FID, one step": Column(study="reflow", arms=flows("one step"), nfe=1, published="FID"),
         # The study of rounds has no adaptive solver: 128 steps of Euler's method stand for it.

@@ -24,16 +24,14 @@ class Column:
     """{row: arm of the study}; the other rows are compared with the first. A row need not be a published one."""
     nfe: int
     """0 for an adaptive solver."""
-    metric: str = "fid"
-    """A metric of the study, or `CALLS`."""
+    metric: str = ""
+    """A metric of the study, or `CALLS`; empty: the first one of the scale."""
     published: str = ""
     """Column of the published values that stand beside these; empty if the paper gives none."""
     evaluation: str = ""
     """For the scale of the paper: key of the evaluation in the table."""
     paper_nfe: int | None = None
     """For the scale of the paper: NFE of the published values; None: `nfe`."""
-    paper_metric: str = ""
-    """For the scale of the paper: the metric of the published values; empty: `metric`."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,19 @@ class Claim:
     """The claim in one sentence."""
     parts: Sequence[Relation]
     """The claim holds if all parts hold, and does not hold if one part does not."""
-    expected: Literal["holds", "does not hold"]
-    """The prediction for a small scale."""
+    expected: Literal["holds", "does not hold"] | None
+    """The prediction for the table's first scale; None at its other scales."""
     because: str
     """Reason of the prediction: theory, or the paper's size of effect."""
     smallest_difference: float = 0.1
     """Relative difference below which two rows count as equally good."""
     after: bool = False
     """Whether the claim was stated after the runs that judge it."""
+
+    @property
+    def stated(self) -> Literal["before", "after", "no"]:
+        """When the prediction was stated: before the runs, after them, or not at all."""
+        return "no" if self.expected is None else "after" if self.after else "before"
 
     def __post_init__(self) -> None:
         if not self.parts:

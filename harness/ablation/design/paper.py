@@ -60,7 +60,7 @@ class PaperTable:
     evaluations: Mapping[str, Settings] = field(default_factory=lambda: {"": {}})
     """{columns of the table: the settings of their evaluation}."""
     scales: Sequence[str] = ("digits",)
-    """Scales at which our values stand beside the published ones, the default first."""
+    """Scales at which our values stand beside the published ones, the default first: claims predict for this one."""
     columns: Mapping[str, Column] = field(default_factory=dict)
     """{column: the values that stand beside it at these scales}."""
     claims: Mapping[str, Claim] = field(default_factory=dict)
@@ -117,35 +117,48 @@ class PaperTable:
         """Return the published value that stands beside ours; None if the paper gives none."""
         return self.rows[row].published.get(self.columns[column].published) if row in self.rows else None
 
-    def at_paper_scale(self) -> PaperTable:
-        """Return the table with the rows' own configurations in place of the small studies.
+    def at(self, scale: str) -> PaperTable:
+        """Return the table at a scale: columns with their metrics, and claims without a prediction for another scale.
 
-        A claim stays if all its rows have a configuration and a published value.
+        At the scale of the paper, the rows' own configurations replace the small studies. A claim stays there if all
+        its rows have a configuration and a published value.
         """
+        if scale == PAPER:
+            return self._at_paper_scale()
+        first = load_scale(scale).evaluate.metrics[0].name
+        columns = {name: replace(column, metric=column.metric or first) for name, column in self.columns.items()}
+        claims = self.claims if scale == self.scales[0] else _unpredicted(self.claims)
+        return replace(self, columns=columns, claims=claims)
+
+    def _at_paper_scale(self) -> PaperTable:
         columns = {}
         for name, column in self.columns.items():
             rows = [row for row in column.arms if self.published(name, row) is not None and not self.rows[row].cannot]
+            if not rows:
+                continue
             columns[name] = replace(
                 column,
                 study=f"{self.name}_paper",
                 arms={row: arm_of(row, column.evaluation) for row in rows},
                 nfe=column.nfe if column.paper_nfe is None else column.paper_nfe,
-                metric=column.paper_metric or column.metric,
+                metric=column.metric or self._first_metric(rows[0], column.evaluation),
             )
-        columns = {name: column for name, column in columns.items() if column.arms}
         claims = {
             key: claim
             for key, claim in self.claims.items()
             if all(part.column in columns and {*part.rows} <= {*columns[part.column].arms} for part in claim.parts)
         }
-        return replace(self, scales=(PAPER,), columns=columns, claims=claims)
+        return replace(self, columns=columns, claims=_unpredicted(claims))
+
+    def _first_metric(self, row: str, evaluation: str) -> str:
+        return self.configurations(row)[evaluation].evaluate.metrics[0].name
 
     def paper_study(self) -> Study:
         """Return the study whose arms are the rows' configurations; `UserError` if fewer than two have one."""
         rows = [row for row, known in self.rows.items() if not known.cannot]
         if len(rows) < 2:
             raise UserError(f"{self.name}: {len(rows)} rows have a configuration, and a comparison needs two.")
-        compared = {arm for column in self.at_paper_scale().columns.values() for arm in column.arms.values()}
+        compared = {arm for column in self.at(PAPER).columns.values() for arm in column.arms.values()}
         arms = {
             arm_of(row, columns): {**self.changes(row), **evaluation}
             for row in rows
@@ -160,6 +173,11 @@ class PaperTable:
 
 PAPER = "paper"
 """The scale of the rows' own configurations."""
+
+
+def _unpredicted(claims: Mapping[str, Claim]) -> dict[str, Claim]:
+    """Return the claims without their predictions, which are for one scale only."""
+    return {key: replace(claim, expected=None, because="") for key, claim in claims.items()}
 
 
 def arm_of(row: str, columns: str) -> str:

@@ -33,6 +33,8 @@ class Study:
     baseline: str = ""
     """Arm that the others are compared with. With axes, the default is the combination of the first levels."""
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    at_scale: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """{scale: settings that all arms start from at this scale}, like the number of samples; an arm may replace them."""
     axes: Mapping[str, Any] = field(default_factory=dict)
     """Instead of arms: {path: values} or {name: {level: settings}}. Every combination is an arm, and verdicts are on
     main effects (`crossing`)."""
@@ -102,6 +104,13 @@ class Study:
     def as_written(self) -> Study:
         """Return the study without tuning and timing, whose results its plan would need."""
         return replace(self, tuned=None, matched=None if self.matched == "seconds" else self.matched)
+
+    def settings_at(self, scale: str) -> Settings:
+        """Return the settings that all arms start from at a scale; `UserError` if `at_scale` names an unknown scale."""
+        for name in self.at_scale:
+            if name not in (scales := load_scales()):
+                raise UserError(f"{self.name}, at_scale: {no_scale(name, scales)}")
+        return self.at_scale.get(scale, {})
 
     def crossed(self) -> tuple[Crossing | None, Mapping[str, Settings]]:
         """Return how the arms combine levels (None without axes and sweep), and {arm: settings}."""

@@ -88,6 +88,8 @@ def of_claim(judged: Judged) -> Grid:
 def expected(judged: Judged) -> str:
     """Return the prediction of a claim in words."""
     claim = judged.claim
+    if claim.expected is None:
+        return "No prediction was stated for this scale."
     return f"Expected{' (stated after the runs)' if claim.after else ''}: {claim.expected}; {claim.because}."
 
 

@@ -83,11 +83,14 @@ def write(folder: Path) -> list[Path]:
 
 
 def all_claims() -> tuple[list[Known], list[tuple[PaperTable, str]]]:
-    """Return the claims that the committed tables judge, and (table, claim) of those whose studies have no table."""
+    """Return the claims that the committed tables judge, and (table, claim) of those that wait for their studies.
+
+    Only a table's first scale is waited for.
+    """
     known = list[Known]()
     missing = list[tuple[PaperTable, str]]()
-    for table in map(load_paper, paper_names()):
-        scale = table.scales[0]
+    for declared, scale in ((table, scale) for table in map(load_paper, paper_names()) for scale in table.scales):
+        table = declared.at(scale)
         found = {study: Measured.read(published_folder(), study, scale) for study in table.studies}
         measured = {study: values for study, values in found.items() if values}
         for key, claim in table.claims.items():
@@ -95,7 +98,7 @@ def all_claims() -> tuple[list[Known], list[tuple[PaperTable, str]]]:
             if studies <= measured.keys():
                 commits = {commit for study in studies for commit in measured[study].commits}
                 known.append(Known(table, scale, judge(table, key, measured), tuple(commits)))
-            else:
+            elif scale == declared.scales[0]:
                 missing.append((table, key))
     return known, missing
 
@@ -105,7 +108,7 @@ def rows(known: Sequence[Known]) -> pd.DataFrame:
     found = []
     for table, scale, judged, _ in known:
         claim = judged.claim
-        about = [table.name, judged.key, claim.says, scale, claim.expected, "after" if claim.after else "before"]
+        about = [table.name, judged.key, claim.says, scale, claim.expected, claim.stated]
         for effect in judged.effects:
             own = effect.comparison
             numbers = [own.difference, own.low, own.high, own.level, own.n] if own else [None, None, None, None, 0]
@@ -117,19 +120,24 @@ def rows(known: Sequence[Known]) -> pd.DataFrame:
 
 def page(known: Sequence[Known], missing: Sequence[tuple[PaperTable, str]]) -> str:
     """Return the page of all claims in words, by verdict."""
-    before = [each.judged for each in known if not each.judged.claim.after and each.judged.word != UNDECIDED]
+    before = [each.judged for each in known if each.judged.claim.stated == "before" and each.judged.word != UNDECIDED]
     right = sum(judged.word == judged.claim.expected for judged in before)
     counts = beside.counted([each.judged for each in known])
     foretold = f"Of the {len(before)} decided ones that were stated before their runs, {right} came out as predicted."
     parts = [HEAD, *single_runs(), f"{counts}. {foretold}"]
     for word, title in TITLES.items():
         own = [each for each in known if each.judged.word == word]
-        lines = [f"- `{each.table.name}` {beside.told(each.judged)}" for each in own]
+        lines = [f"- `{each.table.name}`{_elsewhere(each)} {beside.told(each.judged)}" for each in own]
         parts += [f"## {title}", "\n".join(lines)] if lines else []
     if missing:
         lines = [f"- `{table.name}` {key}: {table.claims[key].says}" for table, key in missing]
         parts += ["## Claims that wait for their studies", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def _elsewhere(known: Known) -> str:
+    """Return the scale in words, unless it is the table's first one."""
+    return "" if known.scale == known.table.scales[0] else f" at the scale {known.scale},"
 
 
 def single_runs() -> list[str]:
