@@ -130,11 +130,11 @@ def test_a_large_tensor_is_fetched_batch_by_batch(monkeypatch: pytest.MonkeyPatc
     assert SIZE in sent
     sent.clear()
     monkeypatch.setattr(module, "RESIDENT_BYTES", IMAGES.nbytes)
-    assert same(drawn(data_of(IMAGES, None), 2, 12), [(samples, None) for samples, _ in whole[2:]])
+    assert same(drawn(data_of(IMAGES, None), 2, 12), [each._replace(classes=None) for each in whole[2:]])
     assert SIZE in sent
     sent.clear()
     monkeypatch.setattr(module, "RESIDENT_BYTES", IMAGES.nbytes - 1)
-    assert same(drawn(data_of(IMAGES, None), 2, 12), [(samples, None) for samples, _ in whole[2:]])
+    assert same(drawn(data_of(IMAGES, None), 2, 12), [each._replace(classes=None) for each in whole[2:]])
     assert sent == [BATCH] * 10
     assert same(drawn(data_of(IMAGES), 2, 12), whole[2:])
 

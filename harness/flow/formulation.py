@@ -77,6 +77,11 @@ class Formulation(Config):
                 require(self.prediction, "coefficients", value, of_each, "a coefficient")
 
     @property
+    def drawing(self) -> tuple[Noise, Coupling, TimeSampler]:
+        """The components that draw the noise, the pairs and the times of a step."""
+        return self.noise, self.coupling, self.time_sampler
+
+    @property
     def space(self) -> str:
         """The quantity whose error is measured."""
         return self.prediction.name if self.objective.space == "output" else self.objective.space

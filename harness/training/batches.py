@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +13,16 @@ from harness.core.errors import UserError
 from harness.core.rng import stream
 from harness.data.base import Data, Samples
 
-StoredBatch = tuple[Tensor, Tensor | None]
-"""Stored samples [B, ...] and their classes [B], on the device."""
+
+class StoredBatch(NamedTuple):
+    """The data of a step, on the device."""
+
+    samples: Tensor
+    """As they are stored, [B, ...]."""
+    classes: Tensor | None
+    """[B]; None if there are none."""
+
+
 RESIDENT_BYTES = 4 << 30
 """Data up to this many bytes stay on the device as a whole; larger data are fetched batch by batch."""
 
@@ -46,7 +55,9 @@ class DataOrder:
             count -= len(piece)
 
 
-def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device: str) -> Iterator[StoredBatch]:
+def batches(
+    data: Data, batch_size: int, seed: int, start: int, end: int, device: str
+) -> Generator[StoredBatch, None, None]:
     """Yield the batches of steps `start` to `end` - 1; they depend neither on `start` nor on the way of fetching."""
     classes = None if data.classes is None else data.classes.to(device)
     if isinstance(data.train, Tensor) and data.train.nbytes <= RESIDENT_BYTES:
@@ -54,7 +65,7 @@ def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device
         order = DataOrder(len(data.train), batch_size, seed, device)
         for step in range(start, end):
             rows = order.indices(step)
-            yield train[rows], None if classes is None else classes[rows]
+            yield StoredBatch(train[rows], None if classes is None else classes[rows])
         return
     workers = 0 if isinstance(data.train, Tensor) else data.train.workers
     fetch = _Fetch(data.train, DataOrder(len(data.train), batch_size, seed))
@@ -66,7 +77,7 @@ def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device
     for rows, samples, error in fetched:
         if error:
             raise UserError(error)
-        yield (
+        yield StoredBatch(
             samples.to(device, non_blocking=True),
             None if classes is None else classes[rows.to(device, non_blocking=True)],
         )

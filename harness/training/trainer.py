@@ -5,29 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.components.averages import WIDTHS
 from harness.core.checkpoint import read_checkpoint, set_aside, write_checkpoint
 from harness.core.errors import ConfigError, Diverged, Stopped
-from harness.core.rng import Streams, seed_layers, stream_seed
+from harness.core.rng import Streams
 from harness.core.signals import Say, Stop
 from harness.data.base import Data, spaced
-from harness.flow.objective import Objective, Task
+from harness.flow.objective import Objective
 from harness.training.advice import remedy
-from harness.training.batches import DataOrder, StoredBatch, batches, of_every_class
-from harness.training.captured import Captured
+from harness.training.batches import DataOrder, of_every_class
+from harness.training.captured import Input
 from harness.training.config import TrainConfig
-from harness.training.diagnostics import SAMPLES, Guard, Meter, Taken, gradients_by_noise
+from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
-from harness.training.hardware import autocast, compiled, laid_out, matmul_precision, old_left_alone, recomputing
+from harness.training.hardware import autocast, compiled, laid_out, matmul_precision, old_left_alone
 from harness.training.state import State
+from harness.training.stepper import Stepper
 
 HELD_OUT = 512
 """Largest number of held-out samples on which training measures the held-out loss."""
@@ -89,41 +90,38 @@ class Training:
         self.folder = folder
         self.callbacks = callbacks
         self.ranks = ranks
-        self.micro_batches = ranks.number * config.accumulate
-        """Micro-batches per step, over all ranks."""
-        if config.batch_size % self.micro_batches:
-            reason = f"{config.batch_size} samples do not divide among {self.micro_batches} micro-batches"
+        micro_batches = ranks.number * config.accumulate
+        if config.batch_size % micro_batches:
+            reason = f"{config.batch_size} samples do not divide among {micro_batches} micro-batches"
             raise ConfigError("train.batch_size", f"{reason}. Choose a multiple.")
         self.chosen = config.resolved()
         self.device = self.chosen["device"]
         laid_out(network, data.shape, config.channels_last)
         averages = Averages(network, config.decays, WIDTHS if config.snapshot_every else (), config.ema_warmup)
         optimizer = config.optimizer.build(network.parameters())
-        self.clip_norm = config.clip_norm or math.inf
-        self.each = torch.tensor(1 / config.accumulate, device=self.device)
-        """Weight of the gradient of a micro-batch."""
-        meter = Meter(objective.path.log_snr, self.clip_norm, self.device)
+        meter = Meter(objective.path.log_snr, config.clip_norm or math.inf, self.device)
         self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device))
-        self.streams = Streams(seed, device=self.device)
-        frugal = recomputing(network) if config.recompute else network
-        self.trained = ranks.wrap(compiled(frugal, self.chosen["compile"]))
-        self.captured = Captured(self, config.graph == "on")
+        self.stepper = Stepper(config, seed, self.state, ranks, callbacks.say)
         self.shown = compiled(averages.network, self.chosen["compile"])
 
     def run(self, start: int) -> None:
         """Take the steps from `start` to the last."""
+        self.state.network.train()
+        self.stepper.begin(start)
+        with closing(self.stepper.inputs(start)) as inputs:
+            self.take_steps(start, inputs)
+
+    def take_steps(self, start: int, inputs: Iterator[Input]) -> None:
+        """Take the steps from `start` to the last on these inputs, with the reports and checkpoints between them."""
         config = self.config
-        fetched = batches(self.data, config.batch_size, self.seed, start, config.steps, self.device)
         clock = time.perf_counter()
         logged = start
         coupling_seconds = 0.0
-        self.state.network.train()
-        self.captured.begin(start)
         for step in range(start, config.steps):
             if self.ranks.any(self.callbacks.stop()):
                 self.save(step)
                 raise Stopped(f"stopped at step {step}")
-            coupling_seconds += self.step(step, fetched)
+            coupling_seconds += self.stepper(step, self.rate(step), next(inputs))
             done = step + 1
             line = dict[str, float]()
             report = self.due(done, config.log_every)
@@ -148,51 +146,6 @@ class Training:
             if self.due(done, config.checkpoint_every):
                 self.check(done)
                 self.save(done)
-
-    def step(self, step: int, fetched: Iterator[StoredBatch]) -> float:
-        """Take one optimizer step; return the seconds that it took to pair data and noise."""
-        own = [self.ranks.rank] if self.ranks.rank else []
-        seed_layers(stream_seed(self.seed, "layers", step, *own), self.device)
-        self.streams.begin(step)
-        self.captured.set_rate(self.rate(step))
-        taken = self.captured(step, *next(fetched))
-        self.state.averages.update(step + 1)
-        self.state.meter.add(taken)
-        return taken.coupling_seconds
-
-    def take(self, step: int, stored: Tensor, classes: Tensor | None) -> Taken:
-        """Change the weights by the gradient of a stored batch; the random streams are those of the step.
-
-        From step `MEMORY` on, all steps call the same kernels, so a CUDA graph can repeat them.
-        """
-        state = self.state
-        if self.data.augment:
-            stored = self.data.augment(stored, self.streams("augment"))
-        task = self.objective.task(self.data.encode(stored), self.streams, classes)
-        state.optimizer.zero_grad()
-        sum_of_losses, samples = self.backward(task)
-        loss = self.ranks.sum(sum_of_losses) / self.micro_batches
-        norm = nn.utils.clip_grad_norm_(state.network.parameters(), self.clip_norm)
-        bad = state.guard(loss, norm, step)
-        state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused optimizer skips the step if this is 1
-        state.optimizer.step()
-        state.averages.put_back_buffers(bad)
-        return Taken((loss, norm, task.transport_cost, bad), samples, task.coupling_seconds)
-
-    def backward(self, task: Task) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Add up the gradient of this rank's micro-batches; return the sum of their losses, and their errors and t."""
-        losses = list[Tensor]()
-        samples = list[tuple[Tensor, Tensor]]()
-        accumulate = self.config.accumulate
-        for i in range(accumulate):
-            micro_batch = task.share(self.ranks.rank * accumulate + i, self.micro_batches)
-            with nullcontext() if i == accumulate - 1 else self.ranks.apart(self.trained):
-                with autocast(self.chosen):
-                    measured = self.objective.measure(self.trained, micro_batch)
-                measured.loss.backward(self.each)
-            losses.append(measured.loss.detach())
-            samples.append((measured.errors, micro_batch.t))
-        return sum(losses[1:], losses[0]), samples
 
     def look(self, done: int) -> dict[str, float]:
         """Return the values that are measured rarely. The first rank measures them, and the others wait."""

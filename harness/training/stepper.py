@@ -1,0 +1,143 @@
+"""One optimizer step after another, from stored batches to updated weights."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from harness.core.rng import Streams, seed_layers, stream_seed
+from harness.core.signals import Say
+from harness.flow.objective import Task
+from harness.training.batches import StoredBatch, batches
+from harness.training.captured import Captured, Input
+from harness.training.config import TrainConfig
+from harness.training.diagnostics import Taken
+from harness.training.distributed import Ranks
+from harness.training.hardware import autocast, compiled, recomputing
+from harness.training.rounded import Rounded
+from harness.training.state import State
+
+
+class Stepper:
+    """Takes the steps of a training; each draws from its own random streams."""
+
+    def __init__(self, config: TrainConfig, seed: int, state: State, ranks: Ranks, say: Say):
+        self.config = config
+        self.seed = seed
+        self.state = state
+        self.ranks = ranks
+        self.say = say
+        self.chosen = config.resolved()
+        self.device = self.chosen["device"]
+        self.micro_batches = ranks.number * config.accumulate
+        """Micro-batches per step, over all ranks."""
+        self.each = torch.tensor(1 / config.accumulate, device=self.device)
+        """Weight of the gradient of a micro-batch."""
+        self.streams = Streams(seed, device=self.device)
+        rounds = self.chosen["precision"] == "bf16" and ranks.number == 1  # ranks average gradients in float32
+        self.rounded = Rounded(state.network) if rounds else None
+        network = self.rounded.network if self.rounded else state.network
+        frugal = recomputing(network) if config.recompute else network
+        self.network = ranks.wrap(compiled(frugal, self.chosen["compile"]))
+        """The network that the steps call."""
+        self.captured = Captured(self, config.graph == "on")
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a thread draws each task ahead of its step, because the GPU would wait for a component."""
+        return self.device == "cuda" and any(part.waits for part in self.state.objective.formulation.drawing)
+
+    def inputs(self, start: int) -> Generator[Input, None, None]:
+        """Return the stored batches of the steps from `start` on, or the tasks if they are drawn ahead."""
+        config = self.config
+        fetched = batches(self.state.data, config.batch_size, self.seed, start, config.steps, self.device)
+        return in_a_thread(self._drawn(fetched, start)) if self.ahead else fetched
+
+    def begin(self, step: int) -> None:
+        """Prepare for steps from `step` on: at the start, and once a checkpoint is loaded."""
+        self.captured.begin(step)
+
+    def __call__(self, step: int, rate: float, given: Input) -> float:
+        """Take a step with this learning rate; return the seconds that it took to pair data and noise."""
+        own = [self.ranks.rank] if self.ranks.rank else []
+        seed_layers(stream_seed(self.seed, "layers", step, *own), self.device)
+        self.streams.begin(step)
+        self.captured.set_rate(rate)
+        taken = self.captured(step, given)
+        self.state.averages.update(step + 1)
+        self.state.meter.add(taken)
+        return taken.coupling_seconds
+
+    def take(self, step: int, given: Input) -> Taken:
+        """Change the weights by the gradient of a stored batch, or of a task; the random streams are those of the step.
+
+        From step `MEMORY` on, all steps call the same kernels, so a CUDA graph can repeat them.
+        """
+        state = self.state
+        task = given if isinstance(given, Task) else self.draw(given, self.streams)
+        state.optimizer.zero_grad()
+        sum_of_losses, samples = self.backward(task)
+        loss = self.ranks.sum(sum_of_losses) / self.micro_batches
+        norm = nn.utils.clip_grad_norm_(state.network.parameters(), state.meter.clip_norm)
+        bad = state.guard(loss, norm, step)
+        state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused optimizer skips the step if this is 1
+        state.optimizer.step()
+        state.averages.put_back_buffers(bad)
+        return Taken((loss, norm, task.transport_cost, bad), samples, task.coupling_seconds)
+
+    def draw(self, stored: StoredBatch, streams: Streams) -> Task:
+        """Draw the task of a step from its stored batch."""
+        data = self.state.data
+        samples = data.augment(stored.samples, streams("augment")) if data.augment else stored.samples
+        return self.state.objective.task(data.encode(samples), streams, stored.classes)
+
+    def backward(self, task: Task) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Add up the gradient of this rank's micro-batches; return the sum of their losses, and their errors and t."""
+        losses = list[Tensor]()
+        samples = list[tuple[Tensor, Tensor]]()
+        accumulate = self.config.accumulate
+        if self.rounded:
+            self.rounded.round()
+        for i in range(accumulate):
+            micro_batch = task.share(self.ranks.rank * accumulate + i, self.micro_batches)
+            with nullcontext() if i == accumulate - 1 else self.ranks.apart(self.network):
+                with autocast(self.chosen):
+                    measured = self.state.objective.measure(self.network, micro_batch)
+                measured.loss.backward(self.each)
+            if self.rounded:
+                self.rounded.move_gradients()
+            losses.append(measured.loss.detach())
+            samples.append((measured.errors, micro_batch.t))
+        return sum(losses[1:], losses[0]), samples
+
+    def _drawn(self, fetched: Iterator[StoredBatch], start: int) -> Iterator[Task]:
+        """Yield the tasks of the steps; on a GPU, a CUDA stream of their own draws them."""
+        streams = Streams(self.seed, device=self.device)
+        on_gpu = self.device == "cuda"
+        steps = torch.cuda.current_stream() if on_gpu else None
+        beside = torch.cuda.Stream() if on_gpu else None
+        if steps and beside:
+            beside.wait_stream(steps)
+        for step in range(start, self.config.steps):
+            streams.begin(step)
+            with torch.cuda.stream(beside):  # does nothing without a GPU
+                task = self.draw(next(fetched), streams)
+            if steps and beside:
+                beside.synchronize()
+                for value in task:
+                    if isinstance(value, Tensor):
+                        value.record_stream(steps)
+            yield task
+
+
+def in_a_thread(tasks: Iterator[Task]) -> Generator[Task, None, None]:
+    """Yield the tasks; a thread draws each one while the one before it is in use."""
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as pool:
+        waiting = pool.submit(next, tasks, None)
+        while (task := waiting.result()) is not None:
+            waiting = pool.submit(next, tasks, None)
+            yield task
