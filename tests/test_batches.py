@@ -279,7 +279,7 @@ def test_training_sees_the_pictures_that_its_steps_name_flipped_by_its_seed(
         streams: Streams,
         y: Tensor | None = None,
         t: Tensor | None = None,
-        **look: bool,
+        **look: Any,
     ) -> Task:
         if t is not None or streams.step < 0:
             return original(self, x0, streams, y, t, **look)

@@ -217,7 +217,7 @@ def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         streams: Streams,
         y: Tensor | None = None,
         t: Tensor | None = None,
-        **look: bool,
+        **look: Any,
     ) -> Task:
         made = original(self, x0, streams, y, t, **look)
         if t is None and streams.step >= 0:  # otherwise a look

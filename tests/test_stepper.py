@@ -144,6 +144,7 @@ class Tied(nn.Module):
         self.second = nn.Linear(3, 3)
         self.second.weight = self.first.weight
         self.scaled = Scaled(3, 3)
+        self.count: Tensor
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -325,10 +325,9 @@ def test_each_line_has_the_costs_of_the_coupling(tiny: RunConfig, tmp_path: Path
             streams: Streams,
             y: Tensor | None = None,
             t: Tensor | None = None,
-            *,
-            hide: bool = True,
+            **how: Any,
         ) -> Task:
-            made = super().task(x0, streams, y, t, hide=hide)._replace(coupling_seconds=float(len(tasks)))
+            made = super().task(x0, streams, y, t, **how)._replace(coupling_seconds=float(len(tasks)))
             if t is None and streams.step >= 0:
                 tasks.append(made)
             return made
@@ -363,12 +362,11 @@ def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path:
             streams: Streams,
             y: Tensor | None = None,
             t: Tensor | None = None,
-            *,
-            hide: bool = True,
+            **how: Any,
         ) -> Task:
             if t is None and streams.step >= 0:
                 seen.append((x0, y))
-            return super().task(x0, streams, y, t, hide=hide)
+            return super().task(x0, streams, y, t, **how)
 
     callbacks = Callbacks(lambda _: None, lambda *_: {}, lambda _: None, lambda: False)
     for given in (data, dataclasses.replace(data, classes=None, held_out_classes=None)):

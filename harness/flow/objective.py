@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,8 @@ from harness.components.perceptual import Perceptual
 from harness.core.rng import Streams
 from harness.flow.formulation import Formulation
 from harness.flow.time_weight import TimeWeight
+
+Aim = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class Task(NamedTuple):
@@ -80,12 +82,14 @@ class Objective:
         self.weight_mean = 1.0 if at is not None else self.time_weight.mean
 
     def task(
-        self, x0: Tensor, streams: Streams, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True
-    ) -> Task:
+        self, x0: Tensor, streams: Streams, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True,
+        aim: Aim | None = None,
+    ) -> Task:  # fmt: skip
         """Draw the pairs and times of a step, and return the network's inputs and targets.
 
         x0 [B, ...] are encoded data of classes y [B]; `streams` are the step's, on the device of x0. Times are drawn
-        unless t [B] is given. `hide`: whether some classes are hidden from the network, as in training.
+        unless t [B] is given. `hide`: whether some classes are hidden from the network, as in training. `aim`: the
+        compiled method `aim`, if there is one.
         """
         f = self.formulation
         device = x0.device
@@ -97,10 +101,15 @@ class Objective:
             t = torch.full((len(x0),), self.at, device=device)
         elif t is None:
             t = f.time_sampler.sample(len(x0), streams("time"), device, self.path)
-        xt = f.interpolant.interpolate(x0, x1, t)
-        target = f.prediction.target(x0, x1, t, f.interpolant, self.variance)
+        xt, target, cost = (aim or self.aim)(x0, x1, t)
         shown = self._shown(y, streams) if hide or not f.conditional else y
-        return Task(xt, target, t, shown, transport_cost(x0, x1), seconds)
+        return Task(xt, target, t, shown, cost, seconds)
+
+    def aim(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the points and targets at t [B] on the paths of pairs [B, ...], and the pairs' transport cost."""
+        f = self.formulation
+        target = f.prediction.target(x0, x1, t, f.interpolant, self.variance)
+        return f.interpolant.interpolate(x0, x1, t), target, transport_cost(x0, x1)
 
     def measure(self, network: nn.Module, task: Task) -> Step:
         """Return the loss and errors of `network` at a task, or at a share of one."""

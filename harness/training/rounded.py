@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
@@ -20,29 +21,30 @@ class Rounded:
     def __init__(self, network: nn.Module):
         shared = {id(value): value for value in (*network.parameters(), *network.buffers())}
         layers = [module for module in network.modules() if type(module) in LAYERS]
-        uses = [id(weight) for module in network.modules() for weight in module.parameters(recurse=False)]
-        self._weights: list[Tensor] = [
+        uses = Counter(id(weight) for module in network.modules() for weight in module.parameters(recurse=False))
+        self.weights: list[Tensor] = [
             weight
             for module in layers
             for weight in module.parameters(recurse=False)
-            if weight.dtype == torch.float32 and uses.count(id(weight)) == 1
+            if weight.dtype == torch.float32 and uses[id(weight)] == 1
         ]
+        """The weights that have copies."""
         self._copies: list[Tensor] = [
-            nn.Parameter(weight.detach().bfloat16(), requires_grad=weight.requires_grad) for weight in self._weights
+            nn.Parameter(weight.detach().bfloat16(), requires_grad=weight.requires_grad) for weight in self.weights
         ]
-        copied = {id(weight): own for weight, own in zip(self._weights, self._copies, strict=True)}
+        copied = {id(weight): own for weight, own in zip(self.weights, self._copies, strict=True)}
         self.network = copy.deepcopy(network, {**shared, **copied})
 
     @torch.no_grad()
     def round(self) -> None:
         """Set the bf16 weights to the rounded weights of the network."""
         if self._copies:
-            torch._foreach_copy_(self._copies, self._weights)
+            torch._foreach_copy_(self._copies, self.weights)
 
     @torch.no_grad()
     def move_gradients(self) -> None:
         """Add the gradients of the bf16 weights to those of the network's weights, and clear them."""
-        pairs = [(w, own) for w, own in zip(self._weights, self._copies, strict=True) if own.grad is not None]
+        pairs = [(w, own) for w, own in zip(self.weights, self._copies, strict=True) if own.grad is not None]
         if not pairs:
             return
         gradients = [torch.empty_like(weight) for weight, _ in pairs]

@@ -41,9 +41,15 @@ class Stepper:
         rounds = self.chosen["precision"] == "bf16" and ranks.number == 1  # ranks average gradients in float32
         self.rounded = Rounded(state.network) if rounds else None
         network = self.rounded.network if self.rounded else state.network
-        frugal = recomputing(network) if config.recompute else network
-        self.network = ranks.wrap(compiled(frugal, self.chosen["compile"]))
+        self.network = recomputing(network) if config.recompute else network
         """The network that the steps call."""
+        self.aim = state.objective.aim
+        self.measure = state.objective.measure
+        if self.chosen["compile"] == "default" and ranks.number == 1:  # the loss with the network
+            self.aim = torch.compile(self.aim, dynamic=False)
+            self.measure = torch.compile(self.measure, dynamic=False)
+        else:
+            self.network = ranks.wrap(compiled(self.network, self.chosen["compile"]))
         self.captured = Captured(self, config.graph == "on")
 
     @property
@@ -93,7 +99,7 @@ class Stepper:
         """Draw the task of a step from its stored batch."""
         data = self.state.data
         samples = data.augment(stored.samples, streams("augment")) if data.augment else stored.samples
-        return self.state.objective.task(data.encode(samples), streams, stored.classes)
+        return self.state.objective.task(data.encode(samples), streams, stored.classes, aim=self.aim)
 
     def backward(self, task: Task) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Add up the gradient of this rank's micro-batches; return the sum of their losses, and their errors and t."""
@@ -106,7 +112,7 @@ class Stepper:
             micro_batch = task.share(self.ranks.rank * accumulate + i, self.micro_batches)
             with nullcontext() if i == accumulate - 1 else self.ranks.apart(self.network):
                 with autocast(self.chosen):
-                    measured = self.state.objective.measure(self.network, micro_batch)
+                    measured = self.measure(self.network, micro_batch)
                 measured.loss.backward(self.each)
             if self.rounded:
                 self.rounded.move_gradients()

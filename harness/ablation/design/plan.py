@@ -18,7 +18,7 @@ from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.study import Study
 from harness.ablation.design.tuned import Tuned, Tuning, tuned_arms
 from harness.core.config import SEEDS, digest, override, to_dict
-from harness.core.errors import ConfigError, UserError
+from harness.core.errors import UserError
 from harness.core.files import read_json
 from harness.core.registry import sources
 from harness.data.base import load
@@ -83,13 +83,10 @@ class Plan(SharedPlan):
         if count < 1:
             raise UserError(f"--seeds: {count} is less than 1. Verdicts need three or more.")
         SEEDS.refuse(count, "--seeds")
-        own = study.settings_at(scale)
-        try:
-            scaled = override(base, own)
-        except ConfigError as error:
-            raise error.below(f"at_scale['{scale}']") from None
+        scaled = study.base_at(scale, base)
         base = override(scaled, changes)
-        arms, left_out = configured(base, {**own, **changes}, settings, study.metrics, skipped)
+        told = {**study.at_scale.get(scale, {}), **changes}
+        arms, left_out = configured(base, told, settings, study.metrics, skipped)
         crossing = crossing.without(left_out) if crossing else None
         baseline = crossing.baseline if crossing else study.baseline
         refuse_idle(changes, arms.values())

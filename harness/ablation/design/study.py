@@ -13,7 +13,7 @@ from harness.ablation.design.folder import declared_in, declaring, file_of, no_s
 from harness.ablation.design.looks import Looks, Spending
 from harness.ablation.design.matching import By, refuse_lengths
 from harness.ablation.design.tuned import Tuned
-from harness.core.config import ConfigError, Index
+from harness.core.config import ConfigError, Index, override
 from harness.core.errors import UserError, did_you_mean
 from harness.core.registry import load_file
 from harness.runs.config import RunConfig
@@ -105,12 +105,15 @@ class Study:
         """Return the study without tuning and timing, whose results its plan would need."""
         return replace(self, tuned=None, matched=None if self.matched == "seconds" else self.matched)
 
-    def settings_at(self, scale: str) -> Settings:
-        """Return the settings that all arms start from at a scale; `UserError` if `at_scale` names an unknown scale."""
+    def base_at(self, scale: str, base: RunConfig) -> RunConfig:
+        """Return `base` with the settings of `at_scale`; `UserError` if they are wrong or name an unknown scale."""
         for name in self.at_scale:
             if name not in (scales := load_scales()):
                 raise UserError(f"{self.name}, at_scale: {no_scale(name, scales)}")
-        return self.at_scale.get(scale, {})
+        try:
+            return override(base, self.at_scale.get(scale, {}))
+        except ConfigError as error:
+            raise error.below(f"at_scale['{scale}']") from None
 
     def crossed(self) -> tuple[Crossing | None, Mapping[str, Settings]]:
         """Return how the arms combine levels (None without axes and sweep), and {arm: settings}."""

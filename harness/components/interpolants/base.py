@@ -83,8 +83,8 @@ def over(per_sample: Tensor, like: Tensor) -> Tensor:
 
 
 def check_times(t: Tensor) -> None:
-    """Raise `UserError` if a time lies outside [0, 1]. On a GPU it checks nothing, to avoid waiting for the device."""
-    if t.device.type != "cpu" or not t.numel():
+    """Raise `UserError` if a time lies outside [0, 1]; check nothing on a GPU and in compiled code, to avoid a wait."""
+    if t.device.type != "cpu" or torch.compiler.is_compiling() or not t.numel():
         return
     low, high = torch.aminmax(t)
     if not (low.item() >= 0 and high.item() <= 1):

@@ -184,6 +184,6 @@ class SubVP(Interpolant, name="sub_vp"):
         log_sigma = math.log(2) - F.softplus(F.softplus(log_snr + math.log(4)) / 2)  # of sigma = 1 - SNR sigma^2
         return self._vp.time_of_log_snr(log_snr + log_sigma)
 
-    @property
+    @functools.cached_property
     def _vp(self) -> DDPM:
         return DDPM(beta_min=self.beta_min, beta_max=self.beta_max)
