@@ -1,11 +1,14 @@
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from harness.core.checkpoint import below, read_checkpoint, write_checkpoint
+from harness.core import checkpoint
+from harness.core.checkpoint import Writer, below, checkpoints, read_checkpoint, step_of, write_checkpoint
+from harness.core.errors import UserError
 
 
 def tensors(seed: int) -> dict[str, Tensor]:
@@ -91,3 +94,57 @@ def test_a_part_is_named_from_its_prefix_on() -> None:
     assert found.keys() == {"weight", "blocks/0"}
     assert found["weight"] is one
     assert found["blocks/0"] is two
+
+
+def test_a_writer_goes_on_at_once_and_writes_the_values_of_its_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file and its name are those that `write_checkpoint` writes; the next call waits for the file."""
+    free = threading.Event()
+    put = checkpoint._put
+
+    def late(folder: Path, step: int, content: bytes, keep: int | None) -> Path:
+        assert free.wait(10)
+        return put(folder, step, content, keep)
+
+    expected = write_checkpoint(tmp_path / "other", 1, tensors(1))
+    monkeypatch.setattr(checkpoint, "_put", late)
+    held = tensors(1)
+    with Writer() as writer:
+        writer.write(tmp_path, 1, held)
+        for tensor in held.values():
+            tensor.zero_()
+        assert checkpoints(tmp_path) == []
+        free.set()
+        writer.write(tmp_path, 2, tensors(2), keep=2)
+        assert (tmp_path / expected.name).read_bytes() == expected.read_bytes()
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [2, 1]
+
+
+@pytest.mark.parametrize("when", ["write", "wait", "end"])
+def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_next_call(tmp_path: Path, when: str) -> None:
+    (tmp_path / "file").write_text("")
+
+    def session() -> None:
+        with Writer() as writer:
+            writer.write(tmp_path / "file", 1, tensors(1))
+            if when == "write":
+                writer.write(tmp_path / "fine", 2, tensors(2))
+            elif when == "wait":
+                writer.wait()
+            assert when == "end"
+
+    with pytest.raises(FileExistsError):
+        session()
+
+
+def test_another_error_is_not_replaced_by_that_of_a_writer(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    def session() -> None:
+        with Writer() as writer:
+            writer.write(tmp_path / "file", 1, tensors(1))
+            raise UserError("the first")
+
+    with pytest.raises(UserError, match="the first"):
+        session()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError
@@ -27,8 +29,49 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], kee
 
     Other checkpoints of this step or of later steps are deleted: training went back and discarded those steps.
     """
+    return _put(folder, step, _content(folder, tensors), keep)
+
+
+class Writer:
+    """Writes checkpoints as `write_checkpoint` does, in a thread: the caller waits only until the tensors are copied.
+
+    It is a context that waits for the last checkpoint at its end.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if kind is None:  # otherwise the first error is the one to raise
+                raise
+        finally:
+            self._pool.shutdown()
+
+    def write(self, folder: Path, step: int, tensors: Mapping[str, Tensor], keep: int | None = None) -> None:
+        """Begin to write a checkpoint, once the one before it is written."""
+        self.wait()
+        self._last = self._pool.submit(_put, folder, step, _content(folder, tensors), keep)
+
+    def wait(self) -> None:
+        """Wait until every checkpoint is written; raise the error of one that could not be."""
+        last, self._last = self._last, None
+        if last:
+            last.result()
+
+
+def _content(folder: Path, tensors: Mapping[str, Tensor]) -> bytes:
+    return save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, {"run": _run(folder)})
+
+
+def _put(folder: Path, step: int, content: bytes, keep: int | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, {"run": _run(folder)})
     path = folder / f"{step:09d}-{short_hash(content)}.safetensors"
     write_atomic(path, content)
     others = [other for other in checkpoints(folder) if other != path]

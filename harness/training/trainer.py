@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from harness.components.averages import WIDTHS
-from harness.core.checkpoint import read_checkpoint, set_aside, write_checkpoint
+from harness.core.checkpoint import Writer, read_checkpoint, set_aside
 from harness.core.errors import ConfigError, Diverged, Stopped
 from harness.core.rng import Streams
 from harness.core.signals import Say, Stop
@@ -64,16 +64,17 @@ def fit(
     `callbacks.stop` returns True, and `ConfigError` if the batch does not divide among the ranks.
     """
     training = Training(config, seed, network, objective, data, folder, callbacks, ranks)
-    start = training.resume()
-    while True:
-        try:
-            with matmul_precision(training.chosen["precision"]), old_left_alone():
-                training.run(start)
-            return training.state.averages
-        except Diverged as error:
-            if config.on_divergence == "stop":
-                raise
-            start = training.lower(error)
+    with training.writer:
+        start = training.resume()
+        while True:
+            try:
+                with matmul_precision(training.chosen["precision"]), old_left_alone():
+                    training.run(start)
+                return training.state.averages
+            except Diverged as error:
+                if config.on_divergence == "stop":
+                    raise
+                start = training.lower(error)
 
 
 class Training:
@@ -101,6 +102,7 @@ class Training:
         optimizer = config.optimizer.build(network.parameters())
         meter = Meter(objective.path.log_snr, config.clip_norm or math.inf, self.device)
         self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device))
+        self.writer = Writer()
         self.stepper = Stepper(config, seed, self.state, ranks, callbacks.say)
         self.shown = compiled(averages.network, self.chosen["compile"])
 
@@ -184,7 +186,7 @@ class Training:
         """Save the weights if their held-out loss `value` is the lowest so far."""
         if value < self.state.lowest_held_out_loss:
             self.state.lowest_held_out_loss = value
-            write_checkpoint(self.folder / "best", done, self.state.weights(), keep=1)
+            self.writer.write(self.folder / "best", done, self.state.weights(), keep=1)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -208,12 +210,12 @@ class Training:
         bins.copy_(total if self.ranks.first else torch.zeros_like(total))
         if self.ranks.first:
             self.callbacks.settle()
-            write_checkpoint(self.folder, step, self.state.tensors(), self.config.keep_checkpoints)
+            self.writer.write(self.folder, step, self.state.tensors(), self.config.keep_checkpoints)
 
     def snapshot(self, done: int) -> None:
         """Write a snapshot of the averages that post-hoc EMA combines."""
         if self.ranks.first:
-            write_checkpoint(self.folder / "snapshots", done, self.state.averages.snapshot())
+            self.writer.write(self.folder / "snapshots", done, self.state.averages.snapshot())
 
     def resume(self) -> int:
         """Load the newest intact checkpoint; return the number of its steps, 0 if there is none."""
@@ -237,6 +239,7 @@ class Training:
         lowest = self.state.lowest_held_out_loss
         if factor < LOWEST:
             raise error
+        self.writer.wait()
         self.ranks.wait()
         step, saved, _ = read_checkpoint(self.folder, self.device, self.state.fault)
         self.state.load(saved)
