@@ -5,9 +5,10 @@ On a GPU: tests/test_gpu.py.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from harness.training import captured, diagnostics, stepper, trainer
 from harness.training.diagnostics import Taken
 from harness.training.trainer import Callbacks, fit
 
+record = captured.record
 YOUNG = 6
 """Steps before the guard's numbers are constant, in these tests."""
 CASES: dict[str, dict[str, Any]] = {
@@ -48,18 +50,18 @@ class Repeated:
         self.records = 0
         self.repeats = 0
 
-    def __call__(self, take: Callable[[], Taken], streams: Streams) -> Callable[[], Taken]:
+    def __call__(self, take: Callable[[], Taken], generators: Collection[torch.Generator]) -> Callable[[], Taken]:
         self.records += 1
-        held = dict(streams.generators)
+        held = list(generators)
         fixed: Taken | None = None
-        for generator in (*held.values(), torch.default_generator):  # a recording may move them
+        for generator in (*held, torch.default_generator):  # a recording may move them
             torch.rand(1, generator=generator)
 
         def repeat() -> Taken:
             nonlocal fixed
             self.repeats += 1
             taken = take()
-            assert streams.generators == held, "a graph draws from the generators that it knows"
+            assert list(generators) == held, "a graph draws from the generators that it knows"
             fixed = fixed or taken
             for old, new in zip(values(fixed), values(taken), strict=True):
                 old.copy_(new)
@@ -150,13 +152,21 @@ def test_a_step_that_cannot_be_recorded_is_an_error_with_its_first_cause(
 ) -> None:
     """The end of a recording that failed fails too."""
 
-    def fails(*_: Any) -> Any:
+    class Graph:
+        def register_generator_state(self, generator: torch.Generator) -> None:
+            pass
+
+    @contextlib.contextmanager
+    def recording(graph: Graph, capture_error_mode: str) -> Iterator[None]:
         try:
+            yield
             raise RuntimeError("operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA")
         finally:
             raise RuntimeError("operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(captured, "record", fails)
+    monkeypatch.setattr(captured, "record", record)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
     told = r"^train\.graph: .* as a graph: operation not permitted when stream is capturing\. Choose off\.$"
     with pytest.raises(ConfigError, match=told):
         session(override(tiny, {"train.steps": 12, "train.graph": "on"}), tmp_path)

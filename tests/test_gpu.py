@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from harness.runs.train import ensure
 from harness.training import captured
 from harness.training.diagnostics import MEMORY, TOGETHER, Taken
 from harness.training.hardware import PEAKS, autocast, compiled, matmul_precision, peak_flops
+from harness.training.inference import Inference, InPrecision
+from harness.training.stepper import Stepper
 from harness.training.trainer import Callbacks, fit
 
 DEVICE = "cuda"
@@ -252,11 +254,11 @@ def test_a_graph_takes_the_steps_as_they_are_written(
     expected = session(config, tmp_path / "written")
     graphed = override(config, {"train.graph": "on"})
     repeats = itertools.count()
-    recorded = list[Streams]()
+    recorded = list[Collection[torch.Generator]]()
 
-    def record(take: Callable[[], Taken], streams: Streams) -> Callable[[], Taken]:
-        recorded.append(streams)
-        repeat = captured_record(take, streams)
+    def record(take: Callable[[], Taken], generators: Collection[torch.Generator]) -> Callable[[], Taken]:
+        recorded.append(generators)
+        repeat = captured_record(take, generators)
         return lambda: (next(repeats), repeat())[1]
 
     captured_record = captured.record
@@ -279,12 +281,38 @@ def test_a_component_that_waits_and_does_not_say_so_is_an_error(
         session(override(tiny, changes), tmp_path)
 
 
-def test_a_component_that_waits_goes_without_a_graph_and_says_so(tiny: RunConfig, tmp_path: Path) -> None:
-    said = list[str]()
-    changes = {"train.device": DEVICE, "train.graph": "on", "train.steps": MEMORY + 10, "coupling": "exact_ot"}
-    session(override(tiny, changes), tmp_path, said=said)
-    told = "train.graph: steps go without a CUDA graph: coupling exact_ot computes outside of the GPU."
-    assert [line for line in said if "graph" in line] == [told]
+def test_tasks_are_drawn_ahead_of_their_steps_with_and_without_a_graph(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"train.device": DEVICE, "train.precision": "fp32", "train.steps": MEMORY + 30, "coupling": "exact_ot"}
+    config = override(tiny, changes)
+    found = {graph: session(override(config, {"train.graph": graph}), tmp_path / graph) for graph in ("off", "on")}
+    monkeypatch.setattr(Stepper, "ahead", False)
+    expected = session(config, tmp_path / "plain")
+    for weights in found.values():
+        assert all(torch.allclose(weights[name], expected[name], rtol=1e-3, atol=1e-4) for name in expected)
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_inference_has_the_outputs_of_the_network(network: nn.Module, graphs: bool) -> None:
+    """Smaller batches are filled up, and a graph repeats the passes of each size."""
+    inference = Inference(network.eval(), graphs)
+    for size in (16, 7, 16, 32, 1, 20):
+        x = torch.randn(size, 1, 8, 8, device=DEVICE)
+        t = torch.rand(size, device=DEVICE)
+        with torch.no_grad():
+            assert torch.allclose(inference(x, t), network(x, t), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("tf32", 1e-6, 5e-3), ("bf16", 1e-4, 5e-2)])
+def test_a_precision_of_sampling_is_coarser(network: nn.Module, precision: str, least: float, most: float) -> None:
+    x = torch.randn(32, 1, 8, 8, device=DEVICE)
+    t = torch.rand(32, device=DEVICE)
+    with torch.no_grad(), matmul_precision("fp32"):
+        expected = network(x, t)
+        found = InPrecision(network, precision, DEVICE)(x, t)
+    assert found.dtype == torch.float32
+    assert least < (found - expected).norm() / expected.norm() < most
 
 
 class Sometimes(nn.Module):

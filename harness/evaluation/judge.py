@@ -176,6 +176,8 @@ class Judge:
                     show = max(0, show - len(batch.samples))
                     if done:
                         kept.add(done.result())
+                    if self.config.precision == "tf32":  # the process rounds, so no thread may extract meanwhile
+                        waiting.result()
                 if waiting:
                     kept.add(waiting.result())
             except Stopped:

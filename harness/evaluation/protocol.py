@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from harness.components.averages import Ema
 from harness.components.noises import Noise
@@ -50,6 +50,8 @@ class EvaluateConfig(SamplingConfig):
     are also judged separately: many metrics fall with the number of samples, so NFEs are compared at equal numbers."""
     sampling_seed: Seed = field(default=0, metadata=ADDED)
     """Seed of noise and classes, besides the run's seed. Another one judges the same network on other samples."""
+    precision: Literal["fp32", "tf32", "bf16"] = field(default="fp32", metadata=ADDED)
+    """Precision of the network in sampling. Pairs for reflow, metrics of the flow and features are always in fp32."""
     noise: Noise | None = field(default=None, metadata=ADDED)
     """Noise that sampling starts from; null is the noise of training. Pairs for reflow always start from the latter."""
     num_reference: Count | None = None
@@ -145,7 +147,7 @@ class Protocol:
     reference: dict
     """Fingerprint of the data set and number of training samples in the reference, or hash of a file of statistics."""
     sampling: str
-    """Noise, classes and precision of the samples and of the extractor."""
+    """Noise, classes and precision of the samples. The extractor is in fp32."""
     version: int
     """`EVALUATION_VERSION`."""
     guidance: dict
@@ -195,7 +197,7 @@ def of_settings(config: EvaluateConfig) -> dict[str, Any]:
         "num_samples": config.num_samples,
         "batch_size": config.batch_size,
         "extractor": config.extractor,
-        "sampling": f"noise and classes by the run's seed{again}, classes as often as in training; fp32",
+        "sampling": f"noise and classes by the run's seed{again}, classes as often as in training; {config.precision}",
         "version": EVALUATION_VERSION,
         "metrics": {metric.name: chosen for metric in config.metrics if (chosen := _unusual(metric))},
         "network": _network(config),

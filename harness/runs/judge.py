@@ -29,7 +29,8 @@ from harness.runs.config import RunConfig
 from harness.runs.contents import Look
 from harness.runs.folder import Run
 from harness.runs.sample import paths, samples
-from harness.training.hardware import matmul_precision, uncompiled
+from harness.training.hardware import matmul_precision
+from harness.training.inference import plain
 
 
 def judge_of(config: RunConfig, show_progress: ShowProgress = unshown, stop: Stop = lambda: False) -> Judge:
@@ -157,10 +158,10 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
     if not (missing := run.flow_missing(protocol)):
         return
 
-    plain = trained._replace(network=uncompiled(trained.network))
+    alone = trained._replace(network=plain(trained.network))
 
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        return NetworkField(plain, y)(x, t)
+        return NetworkField(alone, y)(x, t)
 
     path = functools.cache(functools.partial(paths, run, trained))
     variance = run.config.noise.variance(trained.noise_state)

@@ -16,14 +16,20 @@ from harness.data.base import Dataset, load
 from harness.data.pictures import draw
 from harness.flow.sampling import Generated, SamplingConfig, Trained, generate
 from harness.runs.folder import Run
+from harness.runs.validate import refuse_tf32
 from harness.training.ema import combine
 from harness.training.hardware import compiled, laid_out
+from harness.training.inference import Inference, InPrecision
 
 
 def restore(run: Run) -> Trained:
     """Return the network of a finished run, with the weights that its `evaluate` names, ready to sample."""
     trained = averaged(run)
-    return trained._replace(network=compiled(trained.network.eval(), run.config.train.resolved()["compile"]))
+    mode = run.config.train.resolved()["compile"]
+    network = compiled(trained.network.eval(), mode)
+    if trained.device == "cuda":
+        network = Inference(network, run.config.train.graph == "on" and mode in ("off", "default"))
+    return trained._replace(network=network)
 
 
 def averaged(run: Run) -> Trained:
@@ -75,12 +81,15 @@ def samples(
     `ConfigError` if the solver cannot use exactly `nfe` calls, or if `evaluate.noise` does not fit the data.
     """
     config = run.config
+    refuse_tf32(config)
     again = config.evaluate.sampling_seed
     usual = config.seed, "evaluation"
     streams = (*usual, "sampling seed", again) if again else usual
     try:
         if noise := config.evaluate.noise:
             trained = trained._replace(start=(noise, _learned(noise, config.dataset)))
+        if (precision := config.evaluate.precision) != "fp32":
+            trained = trained._replace(network=InPrecision(trained.network, precision, trained.device))
         for batch in generate(
             trained, config.evaluate, nfe, run.data.shape, number, streams,
             classes=run.classes if label is None else torch.tensor([label]),

@@ -13,6 +13,7 @@ from harness.runs.config import RunConfig
 from harness.runs.probe import probe
 from harness.runs.students import asks_for_guidance, guided_twice
 from harness.training.footprint import weightless
+from harness.training.hardware import has_tf32
 
 
 def refuse_idle(changes: Collection[str], configs: Iterable[RunConfig]) -> None:
@@ -67,6 +68,14 @@ def refuse_unreached(changes: Iterable[str], config: RunConfig) -> None:
         raise ConfigError("train.snapshot_every", f"{reason}, so none is taken. {advice}")
 
 
+def refuse_tf32(config: RunConfig) -> None:
+    """Raise `ConfigError` if sampling is to be in tf32 on a device that does not have it."""
+    device = config.train.resolved_device()
+    if config.evaluate.precision == "tf32" and not has_tf32(device):
+        reason = f"this machine's {device.replace('cuda', 'GPU')} does not round to tf32, so it would be fp32"
+        raise ConfigError("evaluate.precision", f"{reason}. Choose fp32 or bf16, or a GPU from Ampere on.")
+
+
 def check(config: RunConfig, weights: bool = True) -> None:
     """Raise errors that training would meet: unreadable data, a network that does not fit, an impossible protocol.
 
@@ -75,6 +84,7 @@ def check(config: RunConfig, weights: bool = True) -> None:
     data = load(config.dataset)
     probe(config, data)
     config.protocol(weights)
+    refuse_tf32(config)
     if config.parent is not None:
         check(config.parent, weights)
         _check_pairs(config, config.parent, data)

@@ -6,14 +6,14 @@ step seeds anew, so its steps are those without a graph. The averages and the me
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from harness.core.errors import ConfigError
-from harness.core.rng import Streams, seed_layers, stream_seed
+from harness.core.rng import seed_layers, stream_seed
 from harness.flow.objective import Task
 from harness.training.batches import StoredBatch
 from harness.training.diagnostics import MEMORY, Taken
@@ -79,20 +79,13 @@ class Captured:
         return Taken(scalars, [(errors.clone(), t.clone()) for errors, t in taken.samples], seconds)
 
     def _record(self, step: int, given: Input) -> None:
-        """Record a step. The recording does not change the weights. `ConfigError` if the GPU cannot record it."""
+        """Record a step. The recording does not change the weights."""
         stepper = self._stepper
         tensors: dict[str, Any] = {
             name: value.clone() for name, value in given._asdict().items() if isinstance(value, Tensor)
         }
         fixed = given._replace(**tensors)
-        try:
-            self._repeat = record(lambda: stepper.take(step, fixed), stepper.streams)
-        except RuntimeError as error:
-            first: BaseException = error  # the end of a recording that failed fails too
-            while first.__context__:
-                first = first.__context__
-            why = str(first).partition("\n")[0]
-            raise ConfigError("train.graph", f"the GPU cannot record a step as a graph: {why}. Choose off.") from None
+        self._repeat = record(lambda: stepper.take(step, fixed), stepper.streams.generators.values())
         self._input = fixed
         seed_layers(stream_seed(stepper.seed, "layers", step), stepper.device)
         stepper.streams.begin(step)
@@ -118,17 +111,30 @@ def obstacle(stepper: Stepper) -> str | None:
     return f"{waiting[0].family} {waiting[0].name} computes outside of the GPU" if waiting else None
 
 
-def record(take: Callable[[], Taken], streams: Streams) -> Callable[[], Taken]:
-    """Record a call as a CUDA graph; return a function that repeats it and returns the same tensors every time."""
-    graph = torch.cuda.CUDAGraph()
-    for generator in streams.generators.values():
-        graph.register_generator_state(generator)
-    # Meanwhile a loader's thread may use the GPU.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        taken = take()
+Result = TypeVar("Result")
 
-    def repeat() -> Taken:
+
+def record(call: Callable[[], Result], generators: Iterable[torch.Generator] = ()) -> Callable[[], Result]:
+    """Record a call as a CUDA graph; return a function that repeats it and returns the same tensors every time.
+
+    The call draws from these generators. `ConfigError` if the GPU cannot record it.
+    """
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    try:
+        # Meanwhile another thread may use the GPU.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = call()
+    except RuntimeError as error:
+        first: BaseException = error  # the end of a recording that failed fails too
+        while first.__context__:
+            first = first.__context__
+        why = str(first).partition("\n")[0]
+        raise ConfigError("train.graph", f"the GPU cannot record this as a graph: {why}. Choose off.") from None
+
+    def repeat() -> Result:
         graph.replay()
-        return taken
+        return result
 
     return repeat

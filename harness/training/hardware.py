@@ -76,7 +76,13 @@ def compiled(network: nn.Module, mode: str) -> nn.Module:
 
 def uncompiled(network: nn.Module) -> nn.Module:
     """Return the network that `compiled` was given: compiled code allows one backward pass for each forward pass."""
-    return getattr(network, "_orig_mod", network)
+    inner: nn.Module = getattr(network, "_orig_mod", network)
+    return inner
+
+
+def has_tf32(device: str) -> bool:
+    """Whether a device rounds products to TF32 where that is allowed: GPUs from Ampere on do."""
+    return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def laid_out(network: nn.Module, shape: tuple[int, ...], channels_last: bool) -> nn.Module:
