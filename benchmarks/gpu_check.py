@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.loops import at_hand, now
 from benchmarks.report import publish
@@ -37,10 +37,12 @@ from harness.core.config import override
 from harness.core.errors import Stopped
 from harness.data.base import load
 from harness.flow.objective import Objective
+from harness.flow.sampling import SamplingConfig, Trained, generate
 from harness.runs.config import RunConfig
 from harness.training.captured import WARM_UP
 from harness.training.diagnostics import MEMORY
-from harness.training.hardware import device_use
+from harness.training.hardware import device_use, laid_out, matmul_precision
+from harness.training.inference import Inference, InPrecision
 from harness.training.trainer import Callbacks, fit
 
 FIRST = MEMORY + WARM_UP + 10
@@ -54,7 +56,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compiled, graph": {"train.compile": "default", "train.graph": "on"},
     "as written, row major": {"train.channels_last": False},
     "graph, row major": {"train.channels_last": False, "train.graph": "on"},
+    "graph, cudnn.benchmark": {"train.graph": "on"},
+    "compiled, graph, cudnn.benchmark": {"train.compile": "default", "train.graph": "on"},
+    "graph, optimal transport drawn ahead": {"train.graph": "on", "coupling": "exact_ot"},
+    **{
+        f"sampling, {precision}{graph}": {"train.graph": graph[2:] or "off", "evaluate.precision": precision}
+        for precision in ("fp32", "tf32", "bf16")
+        for graph in ("", ", on")
+    },
 }
+"""{name: changes}; cudnn.benchmark is set besides, and `sampling` draws samples instead of training."""
 AGREEING = ("as written", "as written, again", "graph", "compiled, graph")
 PARTS = {1: ("cifar10", 8.0, 75.0, 450.0), 2: ("digits", 3.0, 25.0, 220.0)}
 """{part: scale, seconds that a variant is timed, that its process may take, and after which none begins}"""
@@ -76,7 +87,11 @@ def main() -> None:
         (changes,) = (own for name, own in VARIANTS.items() if name == options.only.removesuffix(", again"))
         config = override(at_hand(load_scale(scale)), {**QUIET, **changes})
         first = options.only == "as written"
-        print(json.dumps(agreed(config, options.weights, first) if options.weights else timed(config, seconds)))
+        torch.backends.cudnn.benchmark = "cudnn.benchmark" in options.only
+        if options.only.startswith("sampling"):
+            print(json.dumps(sampled(config, seconds)))
+        else:
+            print(json.dumps(agreed(config, options.weights, first) if options.weights else timed(config, seconds)))
         return
     command = [sys.executable, "-m", "benchmarks.gpu_check", str(options.part), "--scale", scale]
     ends = time.monotonic() + budget
@@ -143,6 +158,29 @@ def timed(config: RunConfig, seconds: float) -> dict[str, Any]:
         "ms a step": 1000 * (ended - began) / (last - first), "samples/s": rate,
         "MFU": rate * use["flops_per_sample"] / use["peak_flops"], "peak GB": peak, "said": " ".join(lines),
     }  # fmt: skip
+
+
+def sampled(config: RunConfig, seconds: float) -> dict[str, Any]:
+    """Draw batches from an untrained network by 10 calls of Euler's method for some seconds; return the rate."""
+    torch.manual_seed(0)
+    data = load(config.dataset)
+    device = config.train.resolved_device()
+    how = config.evaluate.precision
+    network: nn.Module = laid_out(config.build(data).to(device), data.shape, config.train.channels_last)
+    network = InPrecision(Inference(network, config.train.graph == "on"), how, device)
+    trained = Trained(network, config, config.noise.learn(data), device)
+    sampling = SamplingConfig(batch_size=config.evaluate.batch_size)
+    done = 0
+    with matmul_precision("fp32"):
+        for batch in generate(trained, sampling, 10, data.shape, 10**9, (0, "samples")):
+            if not done:  # the first batch chooses kernels and records graphs
+                began = now()
+            elif now() - began > seconds:
+                break
+            done += len(batch.x)
+        rate = done / (now() - began)  # the last batch is timed and not counted, the first one counted and not timed
+    peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
+    return {"ms a step": 1000 * sampling.batch_size / rate, "samples/s": rate, "peak GB": peak}
 
 
 def agreed(config: RunConfig, kept: Path, first: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from harness.core.rng import Streams, stream
 from harness.data.base import load
 from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
+from harness.runs.train import ensure
 from harness.training import captured, diagnostics, stepper, trainer
 from harness.training.diagnostics import Taken
 from harness.training.trainer import Callbacks, fit
@@ -170,6 +172,16 @@ def test_a_step_that_cannot_be_recorded_is_an_error_with_its_first_cause(
     told = r"^train\.graph: .* as a graph: operation not permitted when stream is capturing\. Choose off\.$"
     with pytest.raises(ConfigError, match=told):
         session(override(tiny, {"train.steps": 12, "train.graph": "on"}), tmp_path)
+
+
+def test_the_record_of_a_run_tells_whether_a_graph_took_its_steps(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for graph, obstacle, expected in (("auto", None, "off"), ("on", None, "on"), ("on", "why", "off")):
+        monkeypatch.setattr(captured, "obstacle", lambda _, why=obstacle: why)
+        run = ensure(override(tiny, {"train.graph": graph, "train.steps": 2}), lambda _: None, lambda: False)
+        assert run.environment["graph"] == expected
+        shutil.rmtree(run.folder)
 
 
 def test_steps_that_no_graph_can_hold_are_taken_as_written_and_said_once(tiny: RunConfig, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ IN_THE_PROTOCOL: dict[str, Any] = {
     "guidance": {"scale": 2},
     "num_samples": 65,
     "more_samples": [{"nfe": 4, "num_samples": 65}],
+    "precision": "bf16",
     "sampling_seed": 1,
     "noise": "laplace",
     "num_reference": 500,

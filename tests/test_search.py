@@ -427,7 +427,7 @@ def test_from_the_first_trial_to_the_pictures(
     work(SearchBoard(board.plan), never)
     assert stamps == {path: path.stat().st_mtime_ns for path in board.folder.parents[1].glob("runs/*/checkpoints/*")}
     said = capsys.readouterr().out
-    assert all(f"trial {i}: fid" in said for i in range(4))
+    assert all(f"trial {i}: FID" in said for i in range(4))
     paths = history.write(board, tmp_path, "harness tune toy")
     assert [path.name for path in paths] == [
         "toy-digits-trials.csv", "toy-digits-trials.json", "toy-digits-history.png", "toy-digits-importances.png",

@@ -61,7 +61,8 @@ class Writer:
 
     def wait(self) -> None:
         """Wait until every checkpoint is written; raise the error of one that could not be."""
-        last, self._last = self._last, None
+        last = self._last
+        self._last = None
         if last:
             last.result()
 

@@ -156,7 +156,10 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
             measured["sample_spread"] = spread(path[-1].cpu(), real)
         return measured
 
-    return Callbacks(log, seen, say, stop, functools.partial(sync, path))
+    def note(name: str, value: str) -> None:
+        write_json(run.folder / "environment.json", {**run.environment, name: value})
+
+    return Callbacks(log, seen, say, stop, functools.partial(sync, path), note)
 
 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:

@@ -59,6 +59,8 @@ class Captured:
         if self._wanted and (why := obstacle(self._stepper)):
             self._wanted = False
             self._stepper.say(f"train.graph: steps go without a CUDA graph: {why}.")
+        if self._stepper.ranks.first:
+            self._stepper.note("graph", "on" if self._wanted else "off")
         for group in self._groups if self._wanted else ():
             group["capturable"] = True
 

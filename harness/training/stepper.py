@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -21,16 +21,19 @@ from harness.training.hardware import autocast, compiled, recomputing
 from harness.training.rounded import Rounded
 from harness.training.state import State
 
+Note = Callable[[str, str], None]
+
 
 class Stepper:
     """Takes the steps of a training; each draws from its own random streams."""
 
-    def __init__(self, config: TrainConfig, seed: int, state: State, ranks: Ranks, say: Say):
+    def __init__(self, config: TrainConfig, seed: int, state: State, ranks: Ranks, say: Say, note: Note):
         self.config = config
         self.seed = seed
         self.state = state
         self.ranks = ranks
         self.say = say
+        self.note = note
         self.chosen = config.resolved()
         self.device = self.chosen["device"]
         self.micro_batches = ranks.number * config.accumulate

@@ -28,7 +28,7 @@ from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
 from harness.training.hardware import autocast, compiled, laid_out, matmul_precision, old_left_alone
 from harness.training.state import State
-from harness.training.stepper import Stepper
+from harness.training.stepper import Note, Stepper
 
 HELD_OUT = 512
 """Largest number of held-out samples on which training measures the held-out loss."""
@@ -52,6 +52,8 @@ class Callbacks:
     """Returns True when training should save and end now."""
     settle: Callable[[], None] = lambda: None
     """Writes logged lines to disk; called before each checkpoint."""
+    note: Note = lambda name, value: None
+    """Takes a fact about how the steps are taken, for the record."""
 
 
 def fit(
@@ -103,7 +105,7 @@ class Training:
         meter = Meter(objective.path.log_snr, config.clip_norm or math.inf, self.device)
         self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device))
         self.writer = Writer()
-        self.stepper = Stepper(config, seed, self.state, ranks, callbacks.say)
+        self.stepper = Stepper(config, seed, self.state, ranks, callbacks.say, callbacks.note)
         self.shown = compiled(averages.network, self.chosen["compile"])
 
     def run(self, start: int) -> None:
