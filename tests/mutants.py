@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 HOUR_S = 3600.0
-TURNS = ("components", "objective", "components", "statistics", "components", "judge", "worker", "files")
+TURNS = ("components", "objective", "components", "statistics", "steps", "judge", "worker", "files")
 """The areas of successive mutations, repeated. Components come up most often, because they have most of the lines."""
 TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "components": {
@@ -57,6 +57,13 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "objective": {
         "harness/flow/objective.py": ("objective", "pairwise", "told_classes", "perceptual"),
         "harness/flow/time_weight.py": ("time_weight", "objective"),
+    },
+    "steps": {
+        "harness/training/captured.py": ("captured",),
+        "harness/training/graphs.py": ("captured", "inference"),
+        "harness/training/inference.py": ("inference",),
+        "harness/training/rounded.py": ("stepper",),
+        "harness/training/stepper.py": ("stepper", "captured", "compiled", "trainer", "golden"),
     },
     "papers": {
         "harness/ablation/design/paper.py": ("papers",),

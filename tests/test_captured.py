@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from harness.core.rng import Streams, stream
 from harness.data.base import load
 from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
+from harness.runs.folder import Run
 from harness.runs.train import ensure
 from harness.training import captured, diagnostics, stepper, trainer
 from harness.training.diagnostics import Taken
@@ -175,13 +175,19 @@ def test_a_step_that_cannot_be_recorded_is_an_error_with_its_first_cause(
 
 
 def test_the_record_of_a_run_tells_whether_a_graph_took_its_steps(
-    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: RunConfig, repeated: Repeated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for graph, obstacle, expected in (("auto", None, "off"), ("on", None, "on"), ("on", "why", "off")):
-        monkeypatch.setattr(captured, "obstacle", lambda _, why=obstacle: why)
-        run = ensure(override(tiny, {"train.graph": graph, "train.steps": 2}), lambda _: None, lambda: False)
-        assert run.environment["graph"] == expected
-        shutil.rmtree(run.folder)
+    """Both, if a part was trained without one."""
+    config = override(tiny, {"train.steps": 12, "train.graph": "on"})
+    calls = itertools.count()
+    with pytest.raises(Stopped):
+        ensure(config, lambda _: None, lambda: next(calls) == 9)
+    assert Run.of(config).environment["graph"] == ["on"]
+    monkeypatch.setattr(captured, "obstacle", lambda _: "it trains on the cpu")
+    assert ensure(config, lambda _: None, lambda: False).environment["graph"] == ["off", "on"]
+    plain = override(tiny, {"train.steps": 11})
+    assert ensure(plain, lambda _: None, lambda: False).environment["graph"] == ["off"]
+    assert repeated.records == 1
 
 
 def test_steps_that_no_graph_can_hold_are_taken_as_written_and_said_once(tiny: RunConfig, tmp_path: Path) -> None:

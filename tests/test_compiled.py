@@ -127,10 +127,20 @@ def test_a_step_launches_no_more_than_this(tiny: RunConfig, tmp_path: Path, monk
     plain = calls_of_a_step(tiny, tmp_path / "plain", monkeypatch)
     half = override(tiny, {"train.precision": "bf16"})
     together = calls_of_a_step(half, tmp_path / "together", monkeypatch)
-    monkeypatch.setattr("harness.training.stepper.Rounded", lambda network: None)
+    monkeypatch.setattr(Stepper, "_rounded", lambda self: None)
     apart = calls_of_a_step(half, tmp_path / "apart", monkeypatch)
     weights = len(Rounded(tiny.build(load(tiny.dataset))).weights)
     assert apart["_to_copy"] - together["_to_copy"] == 2 * weights
     assert together["_foreach_copy_"] - apart["_foreach_copy_"] == 2
     assert plain.total() <= MOST["fp32"]
     assert together.total() <= MOST["bf16"]
+
+
+def test_every_arm_of_a_worker_is_compiled(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler gives a function up after eight compilations; a tenth arm would run as it is written."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    for i in range(10):
+        loss = {"name": "pseudo_huber", "c": 0.1 * (1 + i)}
+        counters.clear()
+        session(override(tiny, {"train.steps": 1, "train.compile": "default", "loss": loss}), tmp_path / str(i))
+        assert counters["stats"]["unique_graphs"] == 3

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_compiled import Calls
 from torch import Tensor, nn
 
 from harness.core.config import override
@@ -17,7 +18,7 @@ from harness.runs.judge import evaluate, judge_of
 from harness.runs.sample import averaged, restore, samples
 from harness.runs.validate import check
 from harness.training import inference
-from harness.training.inference import Inference, InPrecision, plain
+from harness.training.inference import Inference, InPrecision, in_precision, plain
 
 
 class Network(nn.Module):
@@ -97,6 +98,38 @@ def test_a_precision_rounds_the_network_alone() -> None:
     assert 0 < (found - expected).norm() < 0.02 * expected.norm()
 
 
+def test_each_precision_has_graphs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph of one precision would give its values in the other too; here a record keeps the first values."""
+
+    def record(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        kept = call()
+        return lambda: kept
+
+    monkeypatch.setattr(inference, "record", record)
+    network = Network()
+    served = Inference(network, graphs=True)
+    x, t, _ = batch(8)
+    half = in_precision(served, "bf16", "cpu")
+    assert in_precision(served, "bf16", "cpu") is half
+    with torch.no_grad():
+        expected = network(x, t)
+    assert torch.equal(in_precision(served, "fp32", "cpu")(x, t), expected)
+    assert not torch.equal(half(x, t), expected)
+    assert torch.equal(served(x, t), expected)
+    assert plain(served) is network
+
+
+def test_a_graph_in_bf16_contains_the_casts_of_the_weights() -> None:
+    """Otherwise it would read weights that autocast has dropped since."""
+    network = InPrecision(Network(), "bf16", "cpu")
+    x, t, _ = batch(8)
+    with torch.no_grad(), Calls() as first:
+        network(x, t)
+    with torch.no_grad(), Calls() as second:
+        network(x, t)
+    assert first.number["_to_copy"] == second.number["_to_copy"] == 3  # x, the weight and the bias
+
+
 def test_samples_in_bf16_have_a_protocol_of_their_own(tiny: RunConfig, tiny_run: Run) -> None:
     """They differ a little from those in fp32, and both have values in one run."""
     half = Run(override(tiny, {"evaluate.precision": "bf16"}), tiny_run.folder)
@@ -121,22 +154,24 @@ def test_tf32_is_refused_where_nothing_rounds_to_it(tiny: RunConfig, tiny_run: R
         next(samples(Run(coarse, tiny_run.folder), averaged(tiny_run), 2, 8))
 
 
-@pytest.mark.parametrize(("changes", "graphs"), [({}, False), ({"train.graph": "on"}, True)])
+@pytest.mark.parametrize(
+    ("changes", "made"), [({}, []), ({"train.compile": "default"}, [False]), ({"train.graph": "on"}, [True])]
+)
 def test_a_gpu_serves_networks_at_few_sizes(
-    tiny: RunConfig, tiny_run: Run, changes: dict[str, Any], graphs: bool, monkeypatch: pytest.MonkeyPatch
+    tiny: RunConfig, tiny_run: Run, changes: dict[str, Any], made: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = list[bool]()
+    found = list[bool]()
 
     def served(network: nn.Module, graphs: bool) -> nn.Module:
-        made.append(graphs)
+        found.append(graphs)
         return network
 
     there = averaged(tiny_run)._replace(device="cuda")
     monkeypatch.setattr("harness.runs.sample.averaged", lambda run: there)
     monkeypatch.setattr("harness.runs.sample.Inference", served)
     restore(Run(override(tiny, changes), tiny_run.folder))
-    assert made == [graphs]
-    made.clear()
+    assert found == made
+    found.clear()
     monkeypatch.setattr("harness.runs.sample.averaged", lambda run: there._replace(device="cpu"))
     restore(tiny_run)
-    assert made == []
+    assert found == []

@@ -125,7 +125,7 @@ def test_weights_rounded_together_are_those_that_autocast_rounds(
     found, lines = session(config, tmp_path / "together")
     assert len(rounds) == 8
     assert torch.bfloat16 in {weight.dtype for weight in rounds[0].network.parameters()}
-    monkeypatch.setattr("harness.training.stepper.Rounded", lambda network: None)
+    monkeypatch.setattr(Stepper, "_rounded", lambda self: None)
     expected, same = session(config, tmp_path / "apart")
     assert len(rounds) == 8
     assert same == lines
@@ -180,3 +180,36 @@ def test_weights_that_are_used_otherwise_stay_the_networks_own() -> None:
     rounded = Rounded(nn.LayerNorm(3))  # nothing to round
     rounded.round()
     rounded.move_gradients()
+
+
+class Headed(nn.Module):
+    """A network that leaves autocast for its last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 3)
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        x = self.body(x)
+        with torch.autocast("cpu", enabled=False):
+            out: Tensor = self.head(x.float())
+        return out
+
+
+class ByItself(Headed):
+    """A network that computes with a layer's weight."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.body(x) * self.head.weight.sum()
+
+
+@pytest.mark.parametrize(("made", "agrees"), [(Headed, False), (ByItself, False), (Tied, True)])
+def test_a_network_that_needs_its_own_weights_is_found(made: type[nn.Module], agrees: bool) -> None:
+    torch.manual_seed(0)
+    network = made()
+    given = (torch.ones(2, 3), torch.ones(2))[: 1 if made is Tied else 2]
+    assert Rounded(network).agrees(network, *given) == agrees
+    assert network.training
+    if made is Tied:
+        assert network.count == 0

@@ -19,6 +19,8 @@ Stop = Callable[[], bool]
 """Returns whether to stop."""
 Say = Callable[[str], None]
 """Tells the user a line."""
+Note = Callable[[str, str], None]
+"""Adds a fact, by its name, to the record of a run."""
 
 
 def interruptible() -> None:
@@ -31,7 +33,7 @@ def interruptible() -> None:
 class StopSignal:
     """Handler of the stop signals, one per process. A call returns whether to stop.
 
-    A second Ctrl-C ends the process at once. `also` is another reason to stop.
+    A second Ctrl-C ends the process once files in progress are written. `also` is another reason to stop.
     """
 
     def __init__(self, also: Stop = lambda: False):

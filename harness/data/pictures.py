@@ -20,7 +20,7 @@ from harness.core.drawing import COLOURS, png, shown, write_picture
 from harness.core.errors import UserError
 from harness.data.base import Data, Kind, spaced
 
-SHOWN: dict[Kind, int] = {"image": 64, "latents": 64, "points": 2000, "cells": 1000, "sequence": 1000}
+SHOWN: dict[Kind, int] = {"image": 64, "latents": 64, "points": 1000, "cells": 1000, "sequence": 1000}
 """Default number of samples in a picture."""
 MOST: dict[Kind, int] = {"image": 1024, "latents": 1024, "points": 100_000, "cells": 20_000, "sequence": 100_000}
 """Maximum number of samples in a picture."""

@@ -176,7 +176,7 @@ class Judge:
                     show = max(0, show - len(batch.samples))
                     if done:
                         kept.add(done.result())
-                    if self.config.precision == "tf32":  # the process rounds, so no thread may extract meanwhile
+                    if self.config.precision == "tf32":  # sampling switches the whole process to it
                         waiting.result()
                 if waiting:
                     kept.add(waiting.result())

@@ -106,6 +106,8 @@ class Environment(TypedDict):
     """environment.json, without the facts that the run's name covers."""
 
     commits: list[str]
+    graph: NotRequired[list[str]]
+    """on: a CUDA graph took steps. off: a part of the training asked for no graph, or could not have one."""
     parameters: int
     weight_mean: float
     device_use: NotRequired[DeviceUse]

@@ -35,7 +35,8 @@ from harness.training.inference import plain
 
 def judge_of(config: RunConfig, show_progress: ShowProgress = unshown, stop: Stop = lambda: False) -> Judge:
     """Return the judge of a configuration, with its metrics, data and device."""
-    return Judge(config.evaluate, load(config.dataset), config.train.resolved_device(), show_progress, stop)
+    with matmul_precision("fp32"):
+        return Judge(config.evaluate, load(config.dataset), config.train.resolved_device(), show_progress, stop)
 
 
 def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
@@ -226,9 +227,9 @@ def judge_rung(run: Run, trained: Trained, step: int, judge: Judge, nfe: int) ->
     """Return {metric: value} of the network at a step, measured only once; `Diverged` if samples are not finite."""
     if (known := known_rungs(run, judge.protocol, nfe).get(step)) is not None:
         return known
-    values = judge(
-        SampleBatch(batch.x, batch.y) for batch in samples(run, trained, nfe, run.config.evaluate.num_samples)
-    )
+    batches = samples(run, trained, nfe, run.config.evaluate.num_samples)
+    with matmul_precision("fp32"):
+        values = judge(SampleBatch(batch.x, batch.y) for batch in batches)
     path = run.folder / "rungs.jsonl"
     drop_torn_line(path)
     about = {"step": step, "time": time.time(), "protocol": judge.protocol.digest, "nfe": nfe}

@@ -19,7 +19,7 @@ from harness.runs.folder import Run
 from harness.runs.validate import refuse_tf32
 from harness.training.ema import combine
 from harness.training.hardware import compiled, laid_out
-from harness.training.inference import Inference, InPrecision
+from harness.training.inference import Inference, in_precision
 
 
 def restore(run: Run) -> Trained:
@@ -27,8 +27,9 @@ def restore(run: Run) -> Trained:
     trained = averaged(run)
     mode = run.config.train.resolved()["compile"]
     network = compiled(trained.network.eval(), mode)
-    if trained.device == "cuda":
-        network = Inference(network, run.config.train.graph == "on" and mode in ("off", "default"))
+    graphs = run.config.train.graph == "on" and mode in ("off", "default")
+    if trained.device == "cuda" and (graphs or mode != "off"):
+        network = Inference(network, graphs)
     return trained._replace(network=network)
 
 
@@ -88,8 +89,7 @@ def samples(
     try:
         if noise := config.evaluate.noise:
             trained = trained._replace(start=(noise, _learned(noise, config.dataset)))
-        if (precision := config.evaluate.precision) != "fp32":
-            trained = trained._replace(network=InPrecision(trained.network, precision, trained.device))
+        trained = trained._replace(network=in_precision(trained.network, config.evaluate.precision, trained.device))
         for batch in generate(
             trained, config.evaluate, nfe, run.data.shape, number, streams,
             classes=run.classes if label is None else torch.tensor([label]),
@@ -97,7 +97,7 @@ def samples(
         ):  # fmt: skip
             yield batch._replace(x=run.data.decode(batch.x))
     except ConfigError as error:
-        raise error.below("evaluate") from None
+        raise error if error.path.startswith("train.") else error.below("evaluate") from None
 
 
 @functools.lru_cache(maxsize=2)

@@ -157,13 +157,14 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
         return measured
 
     def note(name: str, value: str) -> None:
-        write_json(run.folder / "environment.json", {**run.environment, name: value})
+        known = run.environment
+        write_json(run.folder / "environment.json", {**known, name: sorted({*known.get(name, []), value})})
 
     return Callbacks(log, seen, say, stop, functools.partial(sync, path), note)
 
 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
-    earlier = run.environment.get("commits", [])
+    earlier: dict[str, list[str]] = {name: run.environment.get(name, []) for name in ("commits", "graph")}
     config = run.config
     trains = commit() if not run.finished else "unknown"  # with the file, the commits of the training were removed
     data = run.data
@@ -171,7 +172,8 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
         run.folder / "environment.json",
         {
             "name": run.name,
-            "commits": sorted({*earlier, trains}),
+            "commits": sorted({*earlier["commits"], trains}),
+            "graph": earlier["graph"],
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,

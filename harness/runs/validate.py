@@ -69,7 +69,7 @@ def refuse_unreached(changes: Iterable[str], config: RunConfig) -> None:
 
 
 def refuse_tf32(config: RunConfig) -> None:
-    """Raise `ConfigError` if sampling is to be in tf32 on a device that does not have it."""
+    """Raise `ConfigError` if the configuration asks for samples in tf32 on a device without it."""
     device = config.train.resolved_device()
     if config.evaluate.precision == "tf32" and not has_tf32(device):
         reason = f"this machine's {device.replace('cuda', 'GPU')} does not round to tf32, so it would be fp32"

@@ -6,25 +6,23 @@ step seeds anew, so its steps are those without a graph. The averages and the me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from harness.core.errors import ConfigError
 from harness.core.rng import seed_layers, stream_seed
 from harness.flow.objective import Task
 from harness.training.batches import StoredBatch
 from harness.training.diagnostics import MEMORY, Taken
+from harness.training.graphs import WARM_UP, record
 
 if TYPE_CHECKING:
     from harness.training.stepper import Stepper
 
 Input = StoredBatch | Task
 """The data of a step, or all that is drawn for it."""
-WARM_UP = 3
-"""Steps before the recording, in which libraries choose their kernels and reserve memory."""
 
 
 class Captured:
@@ -59,8 +57,8 @@ class Captured:
         if self._wanted and (why := obstacle(self._stepper)):
             self._wanted = False
             self._stepper.say(f"train.graph: steps go without a CUDA graph: {why}.")
-        if self._stepper.ranks.first:
-            self._stepper.note("graph", "on" if self._wanted else "off")
+        if self._stepper.ranks.first and not self._wanted:
+            self._stepper.note("graph", "off")
         for group in self._groups if self._wanted else ():
             group["capturable"] = True
 
@@ -89,6 +87,7 @@ class Captured:
         fixed = given._replace(**tensors)
         self._repeat = record(lambda: stepper.take(step, fixed), stepper.streams.generators.values())
         self._input = fixed
+        stepper.note("graph", "on")
         seed_layers(stream_seed(stepper.seed, "layers", step), stepper.device)
         stepper.streams.begin(step)
 
@@ -111,32 +110,3 @@ def obstacle(stepper: Stepper) -> str | None:
     parts = (*drawing, f.interpolant, f.prediction, f.weighting, f.loss, objective.perceptual)
     waiting = [part for part in parts if part is not None and part.waits]
     return f"{waiting[0].family} {waiting[0].name} computes outside of the GPU" if waiting else None
-
-
-Result = TypeVar("Result")
-
-
-def record(call: Callable[[], Result], generators: Iterable[torch.Generator] = ()) -> Callable[[], Result]:
-    """Record a call as a CUDA graph; return a function that repeats it and returns the same tensors every time.
-
-    The call draws from these generators. `ConfigError` if the GPU cannot record it.
-    """
-    graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
-    try:
-        # Meanwhile another thread may use the GPU.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = call()
-    except RuntimeError as error:
-        first: BaseException = error  # the end of a recording that failed fails too
-        while first.__context__:
-            first = first.__context__
-        why = str(first).partition("\n")[0]
-        raise ConfigError("train.graph", f"the GPU cannot record this as a graph: {why}. Choose off.") from None
-
-    def repeat() -> Result:
-        graph.replay()
-        return result
-
-    return repeat

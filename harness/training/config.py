@@ -56,8 +56,8 @@ class TrainConfig(Config):
     recompute: bool = field(default=False, metadata=RUN_ONLY)
     """Activation checkpointing: the backward pass recomputes blocks instead of storing their activations."""
     graph: Literal["auto", "on", "off"] = field(default="auto", metadata=RUN_ONLY)
-    """Whether a GPU repeats the steps after the first 100 as one CUDA graph, with the same results. auto is off: the
-    tests of it have not run on a GPU yet."""
+    """Whether a GPU repeats the steps after the first 100 as one CUDA graph, and sampling the network's calls, with the
+    same results. auto is off: the tests of it have not run on a GPU yet."""
     log_every: Count = field(default=50, metadata=RUN_ONLY)
     """Steps between two lines of metrics.jsonl."""
     sample_every: Count = field(default=5000, metadata=RUN_ONLY)

@@ -59,9 +59,9 @@ def old_left_alone() -> Iterator[None]:
         gc.unfreeze()
 
 
-def autocast(chosen: Mapping[str, str]) -> torch.autocast:
-    """Return a context for forward passes in the chosen precision."""
-    return torch.autocast(chosen["device"], torch.bfloat16, enabled=chosen["precision"] == "bf16")
+def autocast(chosen: Mapping[str, str], keep: bool = True) -> torch.autocast:
+    """Return a context for forward passes in the chosen precision; `keep`: whether it keeps rounded weights."""
+    return torch.autocast(chosen["device"], torch.bfloat16, enabled=chosen["precision"] == "bf16", cache_enabled=keep)
 
 
 def compiled(network: nn.Module, mode: str) -> nn.Module:
@@ -81,7 +81,7 @@ def uncompiled(network: nn.Module) -> nn.Module:
 
 
 def has_tf32(device: str) -> bool:
-    """Whether a device rounds products to TF32 where that is allowed: GPUs from Ampere on do."""
+    """Whether a device rounds products to TF32 where that is allowed: GPUs since Ampere do."""
     return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
 
 

@@ -7,11 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from harness.training.captured import record
+from harness.training.graphs import WARM_UP, record
 from harness.training.hardware import autocast, matmul_precision, uncompiled
-
-WARM_UP = 3
-"""Calls before a recording, in which libraries choose their kernels."""
 
 
 class InPrecision(nn.Module):
@@ -21,11 +18,12 @@ class InPrecision(nn.Module):
         super().__init__()
         self.network = network
         self._precision = precision
-        self._device = device
+        self._chosen = {"device": device, "precision": precision}
 
     def forward(self, x: Tensor, *told: Tensor) -> Tensor:
         """Return the network's output for x [B, ...], times [B] and perhaps classes [B]."""
-        with matmul_precision(self._precision), autocast({"device": self._device, "precision": self._precision}):
+        # A graph must contain the casts: rounded weights that autocast keeps would be gone when it is repeated.
+        with matmul_precision(self._precision), autocast(self._chosen, keep=False):
             output: Tensor = self.network(x, *told)
         return output.float()
 
@@ -39,10 +37,16 @@ class Inference(nn.Module):
     def __init__(self, network: nn.Module, graphs: bool):
         super().__init__()
         self.network = network
-        self._graphs = graphs
+        self.graphs = graphs
         self._sizes: list[int] = []
-        self._repeats: dict[int, Callable[[], Tensor]] = {}
-        self._inputs: dict[int, list[Tensor]] = {}
+        self._repeats: dict[int, tuple[list[Tensor], Callable[[], Tensor]]] = {}
+        self._others: dict[str, Inference] = {}
+
+    def at(self, precision: str, device: str) -> Inference:
+        """Return the same network in another precision, with graphs of its own; always the same object."""
+        if precision not in self._others:
+            self._others[precision] = Inference(InPrecision(self.network, precision, device), self.graphs)
+        return self._others[precision]
 
     @torch.no_grad()
     def forward(self, x: Tensor, *told: Tensor) -> Tensor:
@@ -52,20 +56,27 @@ class Inference(nn.Module):
         if whole not in self._sizes:
             self._sizes.append(whole)
         inputs = [_filled(value, whole) for value in (x, *told)]
-        output = self._repeated(whole, inputs) if self._graphs else self.network(*inputs)
+        output = self._repeated(whole, inputs) if self.graphs else self.network(*inputs)
         return output[:size]
 
     def _repeated(self, size: int, inputs: list[Tensor]) -> Tensor:
         """Return the output by the graph of a batch size, which is recorded first if there is none."""
         if size not in self._repeats:
-            fixed = [value.clone() for value in inputs]
+            held = [value.clone() for value in inputs]
             for _ in range(WARM_UP):
-                self.network(*fixed)
-            self._inputs[size] = fixed
-            self._repeats[size] = record(lambda: self.network(*fixed))
-        for fixed_value, value in zip(self._inputs[size], inputs, strict=True):
-            fixed_value.copy_(value)
-        return self._repeats[size]().clone()  # the next call writes to the same place
+                self.network(*held)
+            self._repeats[size] = held, record(lambda: self.network(*held))
+        fixed, repeat = self._repeats[size]
+        for old, new in zip(fixed, inputs, strict=True):
+            old.copy_(new)
+        return repeat().clone()  # the next call writes to the same place
+
+
+def in_precision(network: nn.Module, precision: str, device: str) -> nn.Module:
+    """Return a network whose forward passes have a precision, fp32, tf32 or bf16."""
+    if isinstance(network, Inference):
+        return network.at(precision, device)
+    return InPrecision(network, precision, device)
 
 
 def plain(network: nn.Module) -> nn.Module:

@@ -8,6 +8,8 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
+from harness.training.buffers import buffers_apart
+
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Layers whose weights autocast rounds to bf16; a subclass may use them in another way."""
 
@@ -34,6 +36,25 @@ class Rounded:
         ]
         copied = {id(weight): own for weight, own in zip(self.weights, self._copies, strict=True)}
         self.network = copy.deepcopy(network, {**shared, **copied})
+
+    @torch.no_grad()
+    def agrees(self, network: nn.Module, *given: Tensor) -> bool:
+        """Whether the copy has the network's output under autocast, for x [B, ...], times [B] and perhaps classes [B].
+
+        It has not if a network leaves autocast for a layer, or computes with a layer's weight by itself.
+        """
+        training = network.training
+        outputs = list[Tensor]()
+        with torch.autocast(given[0].device.type, torch.bfloat16):
+            for each in (network, self.network):
+                with buffers_apart(each.eval()):
+                    try:
+                        outputs.append(each(*given))
+                    except RuntimeError:  # products of float32 and bf16
+                        return False
+                    finally:
+                        each.train(training)
+        return torch.equal(*outputs)
 
     @torch.no_grad()
     def round(self) -> None:

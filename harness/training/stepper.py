@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core.rng import Streams, seed_layers, stream_seed
-from harness.core.signals import Say
+from harness.core.signals import Note, Say
 from harness.flow.objective import Task
 from harness.training.batches import StoredBatch, batches
 from harness.training.captured import Captured, Input
@@ -20,8 +20,6 @@ from harness.training.distributed import Ranks
 from harness.training.hardware import autocast, compiled, recomputing
 from harness.training.rounded import Rounded
 from harness.training.state import State
-
-Note = Callable[[str, str], None]
 
 
 class Stepper:
@@ -41,19 +39,31 @@ class Stepper:
         self.each = torch.tensor(1 / config.accumulate, device=self.device)
         """Weight of the gradient of a micro-batch."""
         self.streams = Streams(seed, device=self.device)
-        rounds = self.chosen["precision"] == "bf16" and ranks.number == 1  # ranks average gradients in float32
-        self.rounded = Rounded(state.network) if rounds else None
+        self.weights = list(state.network.parameters())
+        self.rounded = self._rounded()
         network = self.rounded.network if self.rounded else state.network
         self.network = recomputing(network) if config.recompute else network
         """The network that the steps call."""
         self.aim = state.objective.aim
         self.measure = state.objective.measure
         if self.chosen["compile"] == "default" and ranks.number == 1:  # the loss with the network
+            torch.compiler.reset()  # the compiler would count the arms before it as recompilations, and give up
             self.aim = torch.compile(self.aim, dynamic=False)
             self.measure = torch.compile(self.measure, dynamic=False)
         else:
             self.network = ranks.wrap(compiled(self.network, self.chosen["compile"]))
         self.captured = Captured(self, config.graph == "on")
+
+    def _rounded(self) -> Rounded | None:
+        """Return the network with rounded weights; None in another precision, or if autocast has to round them."""
+        if self.chosen["precision"] != "bf16" or self.ranks.number > 1:  # ranks average gradients in float32
+            return None
+        state = self.state
+        rounded = Rounded(state.network)
+        given = [torch.ones(2, *state.data.shape, device=self.device), torch.full((2,), 0.5, device=self.device)]
+        if state.objective.formulation.conditional:
+            given.append(torch.zeros(2, dtype=torch.long, device=self.device))
+        return rounded if rounded.agrees(state.network, *given) else None
 
     @property
     def ahead(self) -> bool:
@@ -64,10 +74,14 @@ class Stepper:
         """Return the stored batches of the steps from `start` on, or the tasks if they are drawn ahead."""
         config = self.config
         fetched = batches(self.state.data, config.batch_size, self.seed, start, config.steps, self.device)
-        return in_a_thread(self._drawn(fetched, start)) if self.ahead else fetched
+        if not self.ahead:
+            return fetched
+        beside = torch.cuda.Stream() if self.device == "cuda" else None
+        return in_a_thread(self._drawn(fetched, start, beside))
 
     def begin(self, step: int) -> None:
         """Prepare for steps from `step` on: at the start, and once a checkpoint is loaded."""
+        self.network.train()
         self.captured.begin(step)
 
     def __call__(self, step: int, rate: float, given: Input) -> float:
@@ -91,7 +105,7 @@ class Stepper:
         state.optimizer.zero_grad()
         sum_of_losses, samples = self.backward(task)
         loss = self.ranks.sum(sum_of_losses) / self.micro_batches
-        norm = nn.utils.clip_grad_norm_(state.network.parameters(), state.meter.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.weights, state.meter.clip_norm)
         bad = state.guard(loss, norm, step)
         state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused optimizer skips the step if this is 1
         state.optimizer.step()
@@ -123,29 +137,33 @@ class Stepper:
             samples.append((measured.errors, micro_batch.t))
         return sum(losses[1:], losses[0]), samples
 
-    def _drawn(self, fetched: Iterator[StoredBatch], start: int) -> Iterator[Task]:
-        """Yield the tasks of the steps; on a GPU, a CUDA stream of their own draws them."""
+    def _drawn(self, fetched: Iterator[StoredBatch], start: int, beside: torch.cuda.Stream | None) -> Iterator[Task]:
+        """Yield the tasks of the steps, drawn in the CUDA stream `beside` if there is one."""
         streams = Streams(self.seed, device=self.device)
-        on_gpu = self.device == "cuda"
-        steps = torch.cuda.current_stream() if on_gpu else None
-        beside = torch.cuda.Stream() if on_gpu else None
-        if steps and beside:
-            beside.wait_stream(steps)
+        if beside:
+            beside.wait_stream(torch.cuda.current_stream())
         for step in range(start, self.config.steps):
             streams.begin(step)
             with torch.cuda.stream(beside):  # does nothing without a GPU
                 task = self.draw(next(fetched), streams)
-            if steps and beside:
+            if beside:
                 beside.synchronize()
                 for value in task:
-                    if isinstance(value, Tensor):
-                        value.record_stream(steps)
+                    if isinstance(value, Tensor):  # its memory stays until the step that reads it has ended
+                        value.record_stream(torch.cuda.current_stream())
             yield task
 
 
 def in_a_thread(tasks: Iterator[Task]) -> Generator[Task, None, None]:
-    """Yield the tasks; a thread draws each one while the one before it is in use."""
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as pool:
+    """Yield the tasks; a thread, on the same GPU, draws each one while the one before it is in use."""
+    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+    def begin(threads: int) -> None:
+        torch.set_num_threads(threads)
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
+
+    with ThreadPoolExecutor(1, initializer=begin, initargs=(torch.get_num_threads(),)) as pool:
         waiting = pool.submit(next, tasks, None)
         while (task := waiting.result()) is not None:
             waiting = pool.submit(next, tasks, None)

@@ -16,7 +16,7 @@ from harness.components.averages import WIDTHS
 from harness.core.checkpoint import Writer, read_checkpoint, set_aside
 from harness.core.errors import ConfigError, Diverged, Stopped
 from harness.core.rng import Streams
-from harness.core.signals import Say, Stop
+from harness.core.signals import Note, Say, Stop
 from harness.data.base import Data, spaced
 from harness.flow.objective import Objective
 from harness.training.advice import remedy
@@ -28,7 +28,7 @@ from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
 from harness.training.hardware import autocast, compiled, laid_out, matmul_precision, old_left_alone
 from harness.training.state import State
-from harness.training.stepper import Note, Stepper
+from harness.training.stepper import Stepper
 
 HELD_OUT = 512
 """Largest number of held-out samples on which training measures the held-out loss."""
@@ -124,6 +124,7 @@ class Training:
         for step in range(start, config.steps):
             if self.ranks.any(self.callbacks.stop()):
                 self.save(step)
+                self.writer.wait()
                 raise Stopped(f"stopped at step {step}")
             coupling_seconds += self.stepper(step, self.rate(step), next(inputs))
             done = step + 1
