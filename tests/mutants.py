@@ -91,6 +91,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/ablation/execute/side_by_side.py": ("placement", "forecast"),
         "harness/ablation/execute/timing.py": ("matching",),
         "harness/ablation/execute/toy.py": ("toy",),
+        "harness/ablation/execute/trial.py": ("trial", "worker"),
         "harness/ablation/execute/tuner.py": ("search", "launch"),
         "harness/ablation/execute/worker.py": ("worker", "outcomes", "launch", "end_to_end"),
     },

@@ -19,14 +19,14 @@ from harness.core.errors import Stopped, guarded
 from harness.core.files import locked
 from harness.core.signals import StopSignal, asked_to_stop, interruptible
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Restore the handlers; no signal may end the test session."""
     before = {number: signal.getsignal(number) for number in STOPS}
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     yield
     for number, handler in before.items():

@@ -200,7 +200,8 @@ def named(place: str) -> Iterator[None]:
 
 def leave(code: int) -> NoReturn:
     """Run the exit handlers and end the process; skip interpreter teardown, for which torch and MLflow need seconds."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the work is done, so a signal may end the process
+    # The work is done, so a signal may end the process.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, lambda *_: os._exit(code))
     atexit._run_exitfuncs()
     with contextlib.suppress(OSError):  # `guarded` already flushed the output and reported its errors

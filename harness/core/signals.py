@@ -1,7 +1,8 @@
 """Stop requests for long work, and the types of its callbacks.
 
-Ctrl-C, SIGTERM and SIGHUP (a closed terminal) ask for an orderly end: the work saves its state, then raises `Stopped`.
-SIGHUP stays ignored if it was ignored at the start, as under `nohup`.
+Ctrl-C, SIGTERM, SIGUSR1 (a batch system announces the time limit by it) and SIGHUP (a closed terminal) ask for an
+orderly end: the work saves its state, then raises `Stopped`. SIGHUP stays ignored if it was ignored at the start, as
+under `nohup`.
 """
 
 from __future__ import annotations
@@ -86,13 +87,13 @@ def asked_to_stop() -> bool:
     return _installed is not None and _installed()
 
 
-_ALL = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_ALL = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP}
 _installed: StopSignal | None = None
 
 
 def _heard() -> Iterator[signal.Signals]:
     """Yield the signals that ask to stop."""
-    yield from (signal.SIGINT, signal.SIGTERM)
+    yield from (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         yield signal.SIGHUP
 

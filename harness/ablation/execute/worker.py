@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Container
 from pathlib import Path
@@ -18,20 +17,18 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.shared import Written
 from harness.ablation.execute.board import Board
+from harness.ablation.execute.trial import carry_out, primary_value, title_of
 from harness.ablation.execute.tuner import SearchBoard
 from harness.core.config import flatten
-from harness.core.errors import NoValue, Stopped, named
+from harness.core.errors import NoValue, Stopped
 from harness.core.files import read_json
 from harness.core.reading import Damaged, short
 from harness.core.registry import load_plugins
 from harness.core.signals import Stop
-from harness.evaluation.metric import label_of
 from harness.evaluation.protocol import Protocol
-from harness.runs.contents import value_of
 from harness.runs.folder import Run
 from harness.runs.mlflow_pages import Columns
 from harness.runs.progress import Followed
-from harness.runs.train import ensure
 
 
 class Trial(TypedDict):
@@ -67,24 +64,12 @@ class PlanBoard(Board):
 
     def run(self, trial: optuna.Trial, stop: Stop) -> None:
         arm, seed = _key(trial)
-        title = _title(arm, seed)
-        started = time.perf_counter()
-
-        def say(text: str) -> None:
-            print(f"{title}: {text}", flush=True)
-
         try:
-            with named(title):
-                run = ensure(self.plan.config(arm, seed), say, stop)
+            run = carry_out(self.plan, arm, seed, stop)
         except NoValue as error:
             self.tell_failure(trial, str(error))
-            say(str(error))
-            return
-        self.tell(trial, run)
-        nfe, value = self._value(arm, run)
-        label = label_of(self.plan.metric)
-        measured = f"{label} {value:.4g} at NFE {nfe}" if nfe else f"judged without {label}"
-        say(f"{measured}, {time.perf_counter() - started:.0f} s")
+        else:
+            self.tell(trial, run)
 
     def followed(self, known: Container[str]) -> list[Followed]:
         return [
@@ -93,7 +78,7 @@ class PlanBoard(Board):
                 params=self._settings[arm], primary=(self.plan.metric, self.plan.nfe),
             )
             for arm, seed in self.keys
-            if (title := _title(arm, seed)) not in known
+            if (title := title_of(arm, seed)) not in known
         ]  # fmt: skip
 
     @property
@@ -110,7 +95,7 @@ class PlanBoard(Board):
         return {arm: {path: own[path] for path in sorted(paths & own.keys())} for arm, own in flat.items()}
 
     def title(self, trial: FrozenTrial) -> str:
-        return _title(*_key(trial))
+        return title_of(*_key(trial))
 
     def run_of(self, trial: FrozenTrial) -> Run:
         return self._named(*_key(trial))[0]
@@ -134,18 +119,7 @@ class PlanBoard(Board):
     def tell(self, trial: optuna.Trial, run: Run) -> None:
         """Report a finished trial and its primary metric, at the primary NFE or else at the largest measured NFE."""
         trial.set_user_attr("run", run.name)
-        self.study.tell(trial, self._value(trial.params["arm"], run)[1])
-
-    def _value(self, arm: str, run: Run) -> tuple[str, float]:
-        """Return the NFE and the value of a finished run's primary metric; "" and infinity if it is not measured."""
-        known = run.evaluation(self.plan.protocol(arm))
-        values = known["values"].get(self.plan.metric)
-        if not values:
-            return "", math.inf
-        nfe = str(self.plan.nfe) if str(self.plan.nfe) in values else max(values, key=int)
-        value = value_of(known, self.plan.metric, int(nfe))
-        assert value is not None
-        return nfe, value
+        self.study.tell(trial, primary_value(self.plan, trial.params["arm"], run)[1])
 
     def tell_failure(self, trial: optuna.Trial, reason: str) -> None:
         """Report a trial that cannot succeed; no worker tries it again."""
@@ -161,16 +135,12 @@ class PlanBoard(Board):
         present = {_key(t) for t in [*self.settled(), *self.trials(TrialState.WAITING, TrialState.RUNNING)]}
         left_out = self.left_out()
         for arm, seed in self.keys:
-            if (arm, seed) not in present and _title(arm, seed) not in left_out:
+            if (arm, seed) not in present and title_of(arm, seed) not in left_out:
                 self.study.enqueue_trial({"arm": arm}, user_attrs={"arm": arm, "seed": seed})
 
 
 def _key(trial: optuna.Trial | FrozenTrial) -> tuple[str, int]:
     return trial.user_attrs["arm"], trial.user_attrs["seed"]
-
-
-def _title(arm: str, seed: int) -> str:
-    return f"{arm} seed {seed}"
 
 
 def work(board: Board, stop: Stop) -> None:

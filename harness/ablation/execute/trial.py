@@ -1,0 +1,93 @@
+"""One trial of a study's plan: the unit that workers, and engines such as Slurm, carry out.
+
+    python -m harness.ablation.execute.trial PLAN INDEX
+
+runs the trial with this number, counted from 0, of the plan in the file PLAN: it trains and judges what its run
+directory lacks. It ends with 0 once the trial has ended (also if the trial has no value, for a reason that its run
+directory holds), with 2 after a mistake of the user, and with 130 after a signal that asked it to save and stop. The
+same command then goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from pathlib import Path
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.shared import Written
+from harness.core.errors import NoValue, UserError, guarded, leave, named
+from harness.core.files import read_json
+from harness.core.registry import load_plugins
+from harness.core.signals import Stop, StopSignal
+from harness.core.streams import steady
+from harness.evaluation.metric import label_of
+from harness.runs.contents import value_of
+from harness.runs.folder import Run
+from harness.runs.train import ensure
+
+
+def title_of(arm: str, seed: int) -> str:
+    """Return the name of a trial in output."""
+    return f"{arm} seed {seed}"
+
+
+def carry_out(plan: Plan, arm: str, seed: int, stop: Stop) -> Run:
+    """Train and judge what the run of a trial lacks, and print its primary value; `NoValue` once the reason is printed.
+
+    Raises `Stopped`.
+    """
+    title = title_of(arm, seed)
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"{title}: {text}", flush=True)
+
+    try:
+        with named(title):
+            run = ensure(plan.config(arm, seed), say, stop)
+    except NoValue as error:
+        say(str(error))
+        raise
+    nfe, value = primary_value(plan, arm, run)
+    label = label_of(plan.metric)
+    measured = f"{label} {value:.4g} at NFE {nfe}" if nfe else f"judged without {label}"
+    say(f"{measured}, {time.perf_counter() - started:.0f} s")
+    return run
+
+
+def primary_value(plan: Plan, arm: str, run: Run) -> tuple[str, float]:
+    """Return NFE and value of a finished run's primary metric, at the primary NFE or else at the largest measured one.
+
+    "" and infinity if it is not measured.
+    """
+    known = run.evaluation(plan.protocol(arm))
+    values = known["values"].get(plan.metric)
+    if not values:
+        return "", math.inf
+    nfe = str(plan.nfe) if str(plan.nfe) in values else max(values, key=int)
+    value = value_of(known, plan.metric, int(nfe))
+    assert value is not None
+    return nfe, value
+
+
+def main(words: list[str], stop: Stop) -> None:
+    """Run the trial that the arguments PLAN and INDEX name; `UserError` if there is none."""
+    if len(words) != 2 or not words[1].isdecimal():
+        raise UserError(f"{' '.join(words) or 'no arguments'}: give the file of a plan and the number of a trial.")
+    path = Path(words[0])
+    load_plugins(read_json(path, Written, "Give a study's plan.json.")["plugins"])
+    plan = Plan.read(path)
+    trials = plan.trials()
+    index = int(words[1])
+    if index >= len(trials):
+        raise UserError(f"{index}: {plan.name} has {len(trials)} trials, numbered from 0. Give a smaller number.")
+    with contextlib.suppress(NoValue):  # the trial has ended, and its run directory holds the reason
+        carry_out(plan, *trials[index], stop)
+
+
+if __name__ == "__main__":
+    steady()
+    leave(guarded(lambda: main(sys.argv[1:], StopSignal())))
