@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.core.files import (
+    LEFT_S,
     append_line,
     drop_torn_line,
     last_line,
@@ -115,13 +117,33 @@ def test_a_text_with_a_name_in_no_encoding_is_written(tmp_path: Path) -> None:
 
 
 def test_leftovers_go_and_files_stay(tmp_path: Path) -> None:
-    """Temporary files of a live process also stay, because it is writing them."""
+    """Young temporary files also stay, because another process, perhaps of another host, may be writing them."""
     (tmp_path / "below").mkdir()
-    alive = f".torn.{os.getpid()}"
-    for name in ("kept", "below/kept", ".torn.5000001", "below/.torn.5000002", alive, ".hidden"):
+    old = time.time() - LEFT_S - 60
+    for name in ("kept", "below/kept", ".torn.host-1.part", "below/.torn.host-2.part", ".new.host-3.part", ".hidden"):
         (tmp_path / name).touch()
+        if "new" not in name:
+            os.utime(tmp_path / name, (old, old))
     remove_leftovers(tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*")) == sorted([".hidden", alive, "below", "kept", "kept"])
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [".hidden", ".new.host-3.part", "below", "kept", "kept"]
+
+
+def test_processes_with_one_number_write_to_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hosts may give the same number to a process."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    names = set[str]()
+    replace = Path.replace
+
+    def noted(self: Path, target: Path) -> Path:
+        names.add(self.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    for _ in range(20):
+        write_atomic(tmp_path / "one", "text")
+    assert len(names) == 20
+    assert all(name.startswith(f".one.{os.uname().nodename[:16]}-") for name in names)
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:

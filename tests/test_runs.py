@@ -255,8 +255,9 @@ def test_a_stopped_run_continues_without_leftover_files(
     with pytest.raises(Stopped):
         ensure(tiny, said.append, lambda: next(asked) == 7)
     run = Run.of(tiny)
-    leftover = run.folder / "checkpoints" / ".000000009-0123.safetensors.4194999"  # no process has this number
+    leftover = run.folder / "checkpoints" / ".000000009-0123.safetensors.host-01234567.part"
     leftover.write_bytes(b"torn")
+    os.utime(leftover, (0, 0))
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "lo')
     broken = ensure(tiny, said.append, lambda: False)

@@ -25,6 +25,10 @@ LOST_LINES = "Remove it: the same command continues without its content."
 """Advice for a file of lines that cannot be read."""
 
 
+PART = ".part"
+"""End of the names of temporary files."""
+LEFT_S = 600.0
+"""Seconds after which a temporary file is no longer being written."""
 MOMENT_S = 1.0
 """Seconds within which a process releases a lock that it holds to write one line."""
 
@@ -51,7 +55,7 @@ def placed(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` in one step: a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _temporary(path)
     try:
         with placed(path):
             with open(temporary, "wb") as file:
@@ -63,12 +67,27 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _temporary(path: Path) -> Path:
+    """Return a name beside a file that no other process takes, on any host."""
+    return path.with_name(f".{path.name}.{os.uname().nodename[:16]}-{os.urandom(4).hex()}{PART}")
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files below `folder` that a killed `write_atomic` left behind."""
-    for path in folder.rglob(".*"):
-        process = path.suffix[1:]
-        if path.is_file() and process.isdigit() and not Path(f"/proc/{process}").exists():
-            path.unlink(missing_ok=True)
+    """Delete the temporary files below `folder` that a killed `write_atomic` left behind: those older than `LEFT_S`.
+
+    Other processes, also of other hosts, may be writing now. The clock is that of the file system.
+    """
+    found = [path for path in folder.rglob(f".*{PART}") if path.is_file()]
+    if not found:
+        return
+    fresh = _temporary(folder / "clock")
+    fresh.touch()
+    now = fresh.stat().st_mtime
+    fresh.unlink()
+    for path in found:
+        with contextlib.suppress(FileNotFoundError):
+            if now - path.stat().st_mtime > LEFT_S:
+                path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
