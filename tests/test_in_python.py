@@ -130,7 +130,7 @@ def test_it_is_the_study_of_the_command_line(
 def test_a_process_goes_on_as_before(launched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Signal handlers and threads are restored, and the requested stop is over."""
     heard = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    monkeypatch.setattr("harness.cli.plans.os.cpu_count", lambda: 3)
+    monkeypatch.setattr("harness.cli.plans.usable_cores", lambda: 3)
     threads = list[int]()
 
     def stopped(*_: Any) -> None:

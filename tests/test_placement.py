@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def test_the_arrangements_fill_the_machine(cores: int, gpus: int, ways: list[tup
 def test_more_threads_must_be_worth_it_and_are_measured_once(
     plan: Plan, rates: tuple[float, float], taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("harness.ablation.execute.placement.usable_cores", lambda: 2)
     monkeypatch.setattr(module, "measure", lambda plan, way: rates[way.threads - 1])
     assert remembered(plan) == 1
     assert rate_of(plan, Placement(2, 1)) is None
@@ -88,12 +87,12 @@ def test_threads_are_part_of_the_plan(plan: Plan) -> None:
 def test_without_a_measurement_trials_take_as_many_cores_as_their_threads(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr("harness.ablation.execute.placement.usable_cores", lambda: 6)
     number = len(plan.trials())
     for threads, workers in ((1, min(6, number)), (2, 3), (8, 1)):
         assert given(plan.threaded(threads)) == Placement(workers, threads)
     assert given(plan, workers=9) == Placement(9, 1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1000)
+    monkeypatch.setattr("harness.ablation.execute.placement.usable_cores", lambda: 1000)
     assert given(plan) == Placement(number, 1), "no more than there are trials"
     with pytest.raises(UserError, match=r"^--trials-per-gpu: the study trains on the CPU"):
         given(plan, trials_per_gpu=2)
@@ -119,7 +118,7 @@ def test_real_trials_are_measured_side_by_side(plan: Plan, monkeypatch: pytest.M
 
 def test_a_rate_that_was_not_measured_is_not_told(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """On one core there is only one arrangement."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("harness.ablation.execute.placement.usable_cores", lambda: 1)
     assert choose(plan, lambda text: None) == Placement(1, 1)
     assert rate_of(plan, Placement(1, 1)) is None
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from harness.evaluation.extractors import weights_here
 from harness.runs import threads
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
-from harness.runs.threads import MOST, free_threads, threaded
+from harness.runs.threads import MOST, free_threads, threaded, usable_cores
 from harness.runs.validate import check
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
@@ -133,3 +136,12 @@ def test_a_run_that_is_only_trained_passes_all_other_checks(tiny: RunConfig, mon
     wrong = override(tiny, {"evaluate.metrics": ["energy"]})
     with pytest.raises(ValueError, match="energy reads values"):
         check(wrong, weights=False)
+
+
+def test_the_usable_cores_are_those_of_the_allocation() -> None:
+    """A batch system gives a job some cores of a node, by its affinity."""
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+    code += "from harness.runs.threads import usable_cores; print(usable_cores())"
+    held = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert held.stdout == "1\n"
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))

@@ -34,6 +34,7 @@ from harness.data.base import data_folder
 from harness.evaluation.extractors import InceptionExtractor
 from harness.runs import stored
 from harness.runs.mlflow_store import default_uri, sqlite_path
+from harness.runs.threads import usable_cores
 
 PYTHON = (3, 11)
 WRITTEN = 32 * 2**20
@@ -81,7 +82,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
-    about = f"{torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    about = f"{torch.__version__}, {usable_cores()} of {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     yield Finding("torch", f"{about}, {size(free_bytes('cpu'))} of memory free")
 
 

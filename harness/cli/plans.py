@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -39,6 +38,7 @@ from harness.runs.config import RunConfig
 from harness.runs.judge import judge_of
 from harness.runs.mlflow_pages import Told
 from harness.runs.room import require_room, require_workers
+from harness.runs.threads import usable_cores
 from harness.runs.validate import check
 
 
@@ -128,7 +128,7 @@ def refuse_broken(plan: Plan, placement: Placement | None = None) -> None:
 
 def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:
     """Return the judge of a configuration; compute the features of its reference on all cores, and show progress."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(usable_cores())
     return judge_of(config, functools.partial(shown, to=console), stop)
 
 

@@ -19,9 +19,14 @@ MOST = 8
 """Largest number chosen here; only `train.threads` sets more: small networks get slower on many threads."""
 
 
+def usable_cores() -> int:
+    """Return the cores that this process may use, by its affinity and the quota of its container or job."""
+    return int(joblib.cpu_count())
+
+
 def free_threads() -> int:
     """Return the cores that this process may use, minus those busy in the last minute; from 1 to `MOST`."""
-    cores = min(torch.get_num_threads(), joblib.cpu_count())  # OMP_NUM_THREADS; affinity and a container's quota
+    cores = min(torch.get_num_threads(), usable_cores())  # torch knows OMP_NUM_THREADS
     return min(MOST, max(1, round(cores - os.getloadavg()[0])))
 
 

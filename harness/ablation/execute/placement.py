@@ -37,6 +37,7 @@ from harness.core.signals import Say
 from harness.data.base import load
 from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
+from harness.runs.threads import usable_cores
 from harness.training.captured import WARM_UP
 from harness.training.diagnostics import MEMORY
 from harness.training.trainer import Callbacks, fit
@@ -102,7 +103,7 @@ def given(plan: Plan, workers: int | None = None, trials_per_gpu: int | None = N
         if not gpus:
             raise UserError("--trials-per-gpu: the study trains on the CPU. Use --workers N.")
         return Placement(trials_per_gpu * gpus, train.threads, gpus)
-    fitting = gpus or max(1, (os.cpu_count() or 1) // train.threads)
+    fitting = gpus or max(1, usable_cores() // train.threads)
     chained = any(config.parent for config in plan.arms.values())  # the rounds of one seed wait for each other
     return Placement(workers or min(fitting, len(plan.seeds) if chained else len(plan.trials())), train.threads, gpus)
 
@@ -114,7 +115,7 @@ def choose(plan: Plan, say: Say) -> Placement:
     """
     config = plan.arms[plan.baseline]
     gpus = torch.cuda.device_count() if config.train.resolved_device() == "cuda" else 0
-    ways = placements(os.cpu_count() or 1, gpus)
+    ways = placements(usable_cores(), gpus)
     place = _place(config)
     if known := _known(place):
         return Placement(**{name: known["chosen"][name] for name in Chosen.__annotations__})
