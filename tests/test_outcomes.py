@@ -29,7 +29,7 @@ from harness.ablation.design.looks import Looks
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.study import Study, load_scale
-from harness.ablation.execute import tuner, worker
+from harness.ablation.execute import trial, tuner
 from harness.ablation.execute.worker import PlanBoard, work
 from harness.ablation.report import grids, history, tables
 from harness.ablation.report.outcomes import DIVERGED, FAILED, MEASURED, UNASKED, UNFINISHED, Cell
@@ -396,7 +396,7 @@ def test_a_worker_that_the_machine_ended_leaves_its_trial_to_be_run_again(
     def end(*_: Any) -> Run:
         raise error
 
-    monkeypatch.setattr(worker, "ensure", end)
+    monkeypatch.setattr(trial, "ensure", end)
     with pytest.raises(type(error)):
         work(PlanBoard(plan), never)
     board = PlanBoard(plan)

@@ -16,7 +16,7 @@ import torch
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
-from harness.ablation.execute import worker
+from harness.ablation.execute import trial
 from harness.ablation.execute.worker import PlanBoard, work
 from harness.core.errors import guarded, named, shortage
 from harness.core.tried import NUMBER, tried
@@ -128,7 +128,7 @@ def test_a_worker_names_its_trial(
     def end(*_: Any) -> Run:
         raise error
 
-    monkeypatch.setattr(worker, "ensure", end)
+    monkeypatch.setattr(trial, "ensure", end)
     assert guarded(lambda: work(board, lambda: False)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(r"error: a seed 0: out of (memory|threads or processes): ", line)

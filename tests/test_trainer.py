@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import itertools
 import math
 import os
@@ -406,6 +407,18 @@ def test_training_gives_up_once_the_rate_is_too_low(tiny: RunConfig, tmp_path: P
         "0.0625",
         "0.03125",
     ]
+
+
+def test_a_stop_tells_that_its_checkpoint_could_not_be_written(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("harness.core.checkpoint._put", full)
+    seldom = override(tiny, {"train.checkpoint_every": 100, "train.sample_every": 100})
+    with pytest.raises(OSError, match="No space left"):
+        Session(seldom, tmp_path).fit(stop_after=5)
 
 
 def test_a_lowered_rate_survives_a_stop(tiny: RunConfig, tmp_path: Path) -> None:
