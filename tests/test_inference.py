@@ -20,6 +20,9 @@ from harness.runs.validate import check
 from harness.training import inference
 from harness.training.inference import Inference, InPrecision, in_precision, plain
 
+BOTH = {"train.graph": "on", "train.compile": "reduce-overhead"}
+"""A mode with graphs of its own."""
+
 
 class Network(nn.Module):
     """It notes the sizes of its batches and the type of its products."""
@@ -155,7 +158,8 @@ def test_tf32_is_refused_where_nothing_rounds_to_it(tiny: RunConfig, tiny_run: R
 
 
 @pytest.mark.parametrize(
-    ("changes", "made"), [({}, []), ({"train.compile": "default"}, [False]), ({"train.graph": "on"}, [True])]
+    ("changes", "made"),
+    [({}, []), ({"train.compile": "default"}, [False]), ({"train.graph": "on"}, [True]), (BOTH, [False])],
 )
 def test_a_gpu_serves_networks_at_few_sizes(
     tiny: RunConfig, tiny_run: Run, changes: dict[str, Any], made: list[bool], monkeypatch: pytest.MonkeyPatch

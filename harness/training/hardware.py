@@ -59,9 +59,9 @@ def old_left_alone() -> Iterator[None]:
         gc.unfreeze()
 
 
-def autocast(chosen: Mapping[str, str], keep: bool = True) -> torch.autocast:
-    """Return a context for forward passes in the chosen precision; `keep`: whether it keeps rounded weights."""
-    return torch.autocast(chosen["device"], torch.bfloat16, enabled=chosen["precision"] == "bf16", cache_enabled=keep)
+def autocast(chosen: Mapping[str, str]) -> torch.autocast:
+    """Return a context for forward passes in the chosen precision."""
+    return torch.autocast(chosen["device"], torch.bfloat16, enabled=chosen["precision"] == "bf16")
 
 
 def compiled(network: nn.Module, mode: str) -> nn.Module:

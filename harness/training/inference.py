@@ -22,8 +22,8 @@ class InPrecision(nn.Module):
 
     def forward(self, x: Tensor, *told: Tensor) -> Tensor:
         """Return the network's output for x [B, ...], times [B] and perhaps classes [B]."""
-        # A graph must contain the casts: rounded weights that autocast keeps would be gone when it is repeated.
-        with matmul_precision(self._precision), autocast(self._chosen, keep=False):
+        # Around each call, so that a graph contains the casts: autocast drops its rounded weights at its end.
+        with matmul_precision(self._precision), autocast(self._chosen):
             output: Tensor = self.network(x, *told)
         return output.float()
 
