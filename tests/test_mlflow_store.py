@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from harness.core.errors import Stopped, UserError
@@ -110,6 +112,24 @@ def test_a_store_that_a_kill_left_unfinished_is_made_again() -> None:
     assert [name for name in files(results_folder()) if "mlflow.db" in name] == [
         "local/mlflow.db", "local/mlflow.db.lock",
     ]  # fmt: skip
+
+
+def test_a_file_on_a_network_file_system_is_refused_and_a_server_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The innermost mount decides; the folder of a link is the one that it leads to."""
+    places = {"/": "ext4", str(tmp_path): "nfs4", str(tmp_path / "scratch"): "xfs", str(tmp_path / "scr"): "lustre"}
+    mounted = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in places.items()]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounted)
+    told = r"^MLFLOW_TRACKING_URI: .*shared/one\.db lies on nfs4, a network file system, where two hosts can damage"
+    with pytest.raises(UserError, match=told):
+        connect(f"sqlite:///{tmp_path}/shared/one.db")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "link").symlink_to(tmp_path / "scratch")
+    connect(f"sqlite:///{tmp_path}/link/one.db")
+    assert (tmp_path / "scratch" / "one.db").exists()
+    with pytest.raises(UserError, match="cannot be reached"):
+        connect("http://127.0.0.1:9")
 
 
 def test_a_file_that_is_not_a_store_is_left_alone_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported, which reads it once
 PATIENCE_S = 2.0
 """Seconds that the start of a command waits for a SQLite file that another process writes to."""
+NETWORKED = {
+    "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "nfs",
+    "nfs4", "panfs", "smb3", "smbfs",
+}  # fmt: skip
+"""Types of file systems that several hosts share."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 _SIDES = ("", "-journal", "-wal", "-shm")
 """Suffixes of the files that SQLite writes; it applies a leftover journal to any database file of that name."""
@@ -137,12 +142,25 @@ def _uri_of(path: Path, like: str = "sqlite://") -> str:
     return make_url(like).set(database=str(path)).render_as_string(hide_password=False)
 
 
+def _refuse_network(path: Path) -> None:
+    """Raise `UserError` if a network file system holds a path: there, locks of two hosts may not see each other."""
+    import psutil
+
+    places = [place for place in psutil.disk_partitions(all=True) if path.is_relative_to(place.mountpoint)]
+    kind = max(places, key=lambda place: len(place.mountpoint)).fstype if places else ""
+    if kind in NETWORKED:
+        reason = f"{path} lies on {kind}, a network file system, where two hosts can damage a SQLite file"
+        advice = "Name a server, or a file on a disk of this machine: sqlite:/// and its path."
+        raise UserError(f"MLFLOW_TRACKING_URI: {reason}. {advice}")
+
+
 def _own() -> Path:
     return results_folder() / "local" / "mlflow.db"
 
 
 def _mend(path: Path) -> None:
     """Make a SQLite store complete and writable; if it lies in this results folder, its artifacts do too."""
+    _refuse_network(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not _is_made(path):
         with locked(path.with_name(f"{path.name}.lock")):
