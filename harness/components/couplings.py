@@ -262,8 +262,9 @@ def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
     """Return, for each row of x0, the row of x1 that the assignment of least total cost gives it."""
     import ot
 
-    with warnings.catch_warnings(action="ignore"):  # the line below says it once
-        plan, log = ot.emd([], [], _cost(x0, x1), numItermax=EXACT_ITERATIONS, log=True)
+    # The line below says it once. `catch_warnings` would put back the filters of another thread.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"ot\.")
+    plan, log = ot.emd([], [], _cost(x0, x1), numItermax=EXACT_ITERATIONS, log=True)
     if log["warning"]:
         say_once(
             f"coupling: optimal transport of {len(x0)} pairs ended early ({log['warning']}). "
