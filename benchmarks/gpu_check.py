@@ -42,7 +42,7 @@ from harness.runs.config import RunConfig
 from harness.training.captured import WARM_UP
 from harness.training.diagnostics import MEMORY
 from harness.training.hardware import device_use, laid_out, matmul_precision
-from harness.training.inference import Inference, InPrecision
+from harness.training.inference import Inference, in_precision
 from harness.training.trainer import Callbacks, fit
 
 FIRST = MEMORY + WARM_UP + 10
@@ -65,7 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         for graph in ("", ", on")
     },
 }
-"""{name: changes}; cudnn.benchmark is set besides, and `sampling` draws samples instead of training."""
+"""{name: changes}. A variant named after cudnn.benchmark sets it too; one named `sampling` draws samples."""
 FEW = ("as written", "graph", "compiled", "compiled, graph")
 """The variants of part 2."""
 AGREEING = ("as written", "as written, again", "graph", "compiled, graph")
@@ -171,7 +171,7 @@ def sampled(config: RunConfig, seconds: float) -> dict[str, Any]:
     device = config.train.resolved_device()
     how = config.evaluate.precision
     network: nn.Module = laid_out(config.build(data).to(device), data.shape, config.train.channels_last)
-    network = InPrecision(Inference(network, config.train.graph == "on"), how, device)
+    network = in_precision(Inference(network, device == "cuda" and config.train.graph == "on"), how, device)
     trained = Trained(network, config, config.noise.learn(data), device)
     sampling = SamplingConfig(batch_size=config.evaluate.batch_size)
     done = 0
