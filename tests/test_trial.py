@@ -30,7 +30,7 @@ def planned(base: RunConfig, study: Study = STUDY) -> tuple[Plan, Path]:
 
 
 def trial(*words: object) -> list[str]:
-    return [sys.executable, "-P", "-m", "harness.ablation.execute.trial", *map(str, words)]
+    return [sys.executable, "-m", "harness.ablation.execute.trial", *map(str, words)]
 
 
 def ran(*words: object) -> subprocess.CompletedProcess[str]:
@@ -49,6 +49,8 @@ def test_its_values_are_those_of_a_worker_and_a_second_call_changes_nothing(
 ) -> None:
     plan, path = planned(tiny)
     assert plan.trials()[2] == ("uniform", 1)
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported from the working directory')")
+    monkeypatch.chdir(tmp_path)
     ended = ran(path, 2)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[-1].startswith("uniform seed 1: FID ")

@@ -10,9 +10,13 @@ same command then goes on.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m` would import from the working directory
+    del sys.path[0]
+
 import contextlib
 import math
-import sys
 import time
 from pathlib import Path
 
