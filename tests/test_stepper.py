@@ -16,10 +16,14 @@ from torch import Tensor, nn
 from harness.components.couplings import ExactOT
 from harness.core.config import override
 from harness.core.errors import Stopped, UserError
+from harness.data.base import load
+from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
+from harness.training.distributed import ALONE
 from harness.training.hardware import autocast
 from harness.training.rounded import Rounded
 from harness.training.stepper import Stepper, in_a_thread
+from harness.training.trainer import Callbacks, Training
 
 WAITING: dict[str, dict[str, Any]] = {
     "optimal transport": {"coupling": "exact_ot", "time_sampler": "beta"},
@@ -218,3 +222,15 @@ def test_a_network_that_needs_its_own_weights_is_found(made: type[nn.Module], ag
     assert network.training
     if made is Tied:
         assert network.count == 0
+
+
+def test_both_networks_train_though_they_came_for_inference(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"train.precision": "bf16"})
+    data = load(config.dataset)
+    callbacks = Callbacks(lambda _: None, lambda *_: {}, lambda _: None, lambda: False)
+    training = Training(
+        config.train, 0, config.build(data).eval(), Objective(config, {}), data, tmp_path, callbacks, ALONE
+    )
+    assert training.stepper.network is not training.state.network
+    training.stepper.begin(0)
+    assert all(module.training for module in (*training.stepper.network.modules(), *training.state.network.modules()))

@@ -33,9 +33,9 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], kee
 
 
 class Writer:
-    """Writes checkpoints as `write_checkpoint` does, in a thread: the caller waits only until the tensors are copied.
+    """Writes checkpoints as `write_checkpoint` does, in a thread, one after another.
 
-    It is a context that waits for the last checkpoint at its end.
+    The caller waits until the file before is written and the tensors are copied. The context waits for the last file.
     """
 
     def __init__(self) -> None:

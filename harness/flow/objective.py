@@ -17,6 +17,7 @@ from harness.flow.formulation import Formulation
 from harness.flow.time_weight import TimeWeight
 
 Aim = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""The method `Objective.aim`, or its compiled code."""
 
 
 class Task(NamedTuple):

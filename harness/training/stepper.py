@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from harness.core.errors import ConfigError
 from harness.core.rng import Streams, seed_layers, stream_seed
 from harness.core.signals import Note, Say
 from harness.flow.objective import Task
@@ -23,7 +24,10 @@ from harness.training.state import State
 
 
 class Stepper:
-    """Takes the steps of a training; each draws from its own random streams."""
+    """Takes the steps of a training; each draws from its own random streams.
+
+    `ConfigError` if the batch does not divide among the micro-batches of all ranks.
+    """
 
     def __init__(self, config: TrainConfig, seed: int, state: State, ranks: Ranks, say: Say, note: Note):
         self.config = config
@@ -36,6 +40,9 @@ class Stepper:
         self.device = self.chosen["device"]
         self.micro_batches = ranks.number * config.accumulate
         """Micro-batches per step, over all ranks."""
+        if config.batch_size % self.micro_batches:
+            reason = f"{config.batch_size} samples do not divide among {self.micro_batches} micro-batches"
+            raise ConfigError("train.batch_size", f"{reason}. Choose a multiple.")
         self.each = torch.tensor(1 / config.accumulate, device=self.device)
         """Weight of the gradient of a micro-batch."""
         self.streams = Streams(seed, device=self.device)
@@ -81,7 +88,8 @@ class Stepper:
 
     def begin(self, step: int) -> None:
         """Prepare for steps from `step` on: at the start, and once a checkpoint is loaded."""
-        self.network.train()
+        self.state.network.train()
+        self.network.train()  # with rounded weights, another one
         self.captured.begin(step)
 
     def __call__(self, step: int, rate: float, given: Input) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 
 from harness.components.averages import WIDTHS
 from harness.core.checkpoint import Writer, read_checkpoint, set_aside
-from harness.core.errors import ConfigError, Diverged, Stopped
+from harness.core.errors import Diverged, Stopped
 from harness.core.rng import Streams
 from harness.core.signals import Note, Say, Stop
 from harness.data.base import Data, spaced
@@ -93,10 +93,6 @@ class Training:
         self.folder = folder
         self.callbacks = callbacks
         self.ranks = ranks
-        micro_batches = ranks.number * config.accumulate
-        if config.batch_size % micro_batches:
-            reason = f"{config.batch_size} samples do not divide among {micro_batches} micro-batches"
-            raise ConfigError("train.batch_size", f"{reason}. Choose a multiple.")
         self.chosen = config.resolved()
         self.device = self.chosen["device"]
         laid_out(network, data.shape, config.channels_last)
@@ -110,7 +106,6 @@ class Training:
 
     def run(self, start: int) -> None:
         """Take the steps from `start` to the last."""
-        self.state.network.train()
         self.stepper.begin(start)
         with closing(self.stepper.inputs(start)) as inputs:
             self.take_steps(start, inputs)
