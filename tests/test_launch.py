@@ -24,9 +24,9 @@ from harness.ablation.design.search import Search
 from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.space import log
 from harness.ablation.design.study import Study
-from harness.ablation.execute import forks, launch, worker
+from harness.ablation.execute import forks, launch, local, worker
 from harness.ablation.execute.board import DEATHS, Board
-from harness.ablation.execute.launch import Deaths, Worker
+from harness.ablation.execute.local import Deaths, Local, Worker
 from harness.ablation.execute.placement import Placement
 from harness.ablation.execute.tuner import RANDOM_TRIALS, SearchBoard
 from harness.ablation.report import history
@@ -125,16 +125,15 @@ def test_a_killed_worker_is_reported_and_replaced(plan: Plan) -> None:
         "worker 1 was killed by SIGKILL (did memory run out?) outside of a trial. Another takes its place.\n"
     )
     assert crew.started == [{"number": 1, "again": True}] * 2
-    asked: Any = SimpleNamespace(exitcode=launch.STOPPED, pid=0)
+    asked: Any = SimpleNamespace(exitcode=local.STOPPED, pid=0)
     crew.replaced(Worker(asked, 1, Path("worker-1.log"), 0))
     assert "worker 1 was asked to stop outside of a trial." in crew.said.getvalue()
 
 
-def test_others_join_the_crew_in_the_places_of_killed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_join_the_crew_in_the_places_of_killed_ones(plan: Plan, tmp_path: Path) -> None:
     """Killed by a signal, by a fault in compiled code, or by a stop that nobody here requested; ended workers are not
     replaced. A worker that failed by itself would fail again.
     """
-    monkeypatch.setattr(launch, "time", SimpleNamespace(sleep=lambda _: None))
     log = tmp_path / "worker.log"
     log.touch()
 
@@ -142,31 +141,43 @@ def test_others_join_the_crew_in_the_places_of_killed_ones(tmp_path: Path, monke
         process: Any = SimpleNamespace(is_alive=lambda: False, exitcode=code)
         return Worker(process, 0, log, 0)
 
-    for code in (-signal.SIGKILL, -signal.SIGSEGV, launch.STOPPED):
+    for code in (-signal.SIGKILL, -signal.SIGSEGV, local.STOPPED):
         crew = [ended(0), ended(code)]
         first, killed = crew
         another = ended(0)
         places = {id(killed): another}
         deaths: Any = SimpleNamespace(replaced=lambda worker, places=places: places.pop(id(worker)))
-        launch._follow(crew, Console(file=io.StringIO()), lambda: False, deaths)
+        follow(plan, crew, deaths)
         assert not places
         assert crew[0] is first, code
         assert crew[1] is another, code
     with pytest.raises(UserError, match=f"^a worker failed with exit code 1; the end of {log} says why"):
-        launch._follow([ended(1)], Console(file=io.StringIO()), lambda: False, deaths)
+        follow(plan, [ended(1)], deaths)
     with pytest.raises(UserError, match=r"^the process from which workers fork was killed"):
-        launch._follow([ended(forks.LOST)], Console(file=io.StringIO()), lambda: False, deaths)
+        follow(plan, [ended(forks.LOST)], deaths)
+
+
+def follow(plan: Plan, crew: list[Worker], deaths: Any) -> None:
+    """Look at the workers until all have ended."""
+    finished: Any = SimpleNamespace(finished=lambda: True, begin=lambda: None, refill=lambda: None)
+    launcher = Local(finished, plan.folder / Plan.FILE, Placement(1, 1), Console(file=io.StringIO()), lambda: False)
+    launcher.crew = crew
+    launcher._at_work = [*crew]
+    launcher._submitted = {0}
+    launcher._deaths = deaths
+    while launcher.alive():
+        pass
 
 
 def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "PATIENCE_S", 0)
+    monkeypatch.setattr(local, "PATIENCE_S", 0)
     log = tmp_path / "worker.log"
     log.write_text("deaf\n")
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process begins with this setting
     process = sleeping()
     signal.signal(signal.SIGTERM, before)
     said = io.StringIO()
-    launch._end([Worker(process, 0, log, 0)], Console(file=said))
+    local._end([Worker(process, 0, log, 0)], Console(file=said))
     assert process.exitcode == -signal.SIGKILL
     assert said.getvalue() == "deaf\n"
 
@@ -182,7 +193,7 @@ def test_no_report_is_written_while_another_runs_the_plan_or_before_all_has_ende
         (log := plan.folder / "worker-0.log").touch()
         return Worker(ended(), 0, log, 0)
 
-    monkeypatch.setattr(launch, "_start", idle)
+    monkeypatch.setattr(local, "_start", idle)
     monkeypatch.setattr(launch, "_connect", lambda *_: (None, None))
     monkeypatch.setattr(launch, "_follower", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(launch, "_close", lambda *_: None)
@@ -348,7 +359,7 @@ def test_another_worker_goes_on_with_the_log_of_the_dead_one(tmp_path: Path, mon
     log = tmp_path / "worker-0.log"
     for again, kept in ((True, b"died\n"), (False, b"")):
         log.write_bytes(b"died\n")
-        begun = launch._start(tmp_path / "plan.json", 0, Placement(1, 1), again)
+        begun = local._start(tmp_path / "plan.json", 0, Placement(1, 1), again)
         assert (begun.log, begun.shown, log.read_bytes()) == (log, len(kept), kept)
 
 

@@ -55,6 +55,8 @@ _BASES: dict[str, type[Component]] = {}
 _MEMBERS: dict[str, dict[str, type[Component]]] = {family: {} for family in HOMES}
 _LOADING: set[str] = set()
 """Names of the users' modules that are being imported."""
+DECLARING: set[str] = set()
+"""Names of modules that declare something else than components, such as a launcher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +205,7 @@ def load_plugin(path: Path) -> str:
     module = load_file(path, name)
     found = [m for members in _MEMBERS.values() for m in members.values() if m.__module__ == name]
     brought = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Component) and not is_own(v)]
-    if not (found or any("name" in vars(one) for one in brought)):
+    if not (found or name in DECLARING or any("name" in vars(one) for one in brought)):
         raise UserError(f"{path}: declares no component. Give one a name: class Mine(Weighting, name='mine').")
     for member in found:
         check_declared(member)

@@ -118,6 +118,12 @@ def leaving_the_name(config: RunConfig, changes: Mapping[str, Any]) -> dict[str,
     return out
 
 
+def on_device(config: RunConfig, device: str) -> RunConfig:
+    """Return the configuration with this device, also in its teachers: their names depend on it."""
+    change = {"train.device": device}
+    return override(config, {**change, **_of_teachers(config, change)})
+
+
 def _learned(config: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in to_dict(config, digested=True).items() if name != "evaluate"}
 

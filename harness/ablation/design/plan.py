@@ -14,7 +14,7 @@ from harness.ablation.design.crossing import Contrast, Crossing
 from harness.ablation.design.declared import require_metric
 from harness.ablation.design.looks import Looks
 from harness.ablation.design.matching import By, Matching, matched
-from harness.ablation.design.shared import SharedPlan
+from harness.ablation.design.shared import SharedPlan, plugins_in
 from harness.ablation.design.study import Study
 from harness.ablation.design.tuned import Tuned, Tuning, tuned_arms
 from harness.core.config import SEEDS, digest, override, to_dict
@@ -25,8 +25,9 @@ from harness.data.base import load
 from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
-from harness.runs.identity import training_digest
+from harness.runs.identity import on_device, training_digest
 from harness.runs.validate import refuse_idle
+from harness.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Plan(SharedPlan):
         plain = read_json(path)
         arms = {name: RunConfig.parse(config) for name, config in plain["arms"].items()}
         looks = Looks(tuple(plain["looks"]["seeds"]), plain["looks"]["spending"])
-        lists = {name: tuple(plain[name]) for name in ("seeds", "plugins")}
+        lists = {"seeds": tuple(plain["seeds"]), "plugins": tuple(plugins_in(path))}
         parts = {
             "matching": plain["matching"] and Matching(**plain["matching"]),
             "tuning": plain["tuning"] and Tuning(**plain["tuning"]),
@@ -137,6 +138,14 @@ class Plan(SharedPlan):
     @property
     def facts(self) -> dict[str, Any]:
         return {"question": self.question, "baseline": self.baseline, "looks": list(self.looks.seeds)}
+
+    @property
+    def trains(self) -> TrainConfig:
+        return self.arms[self.baseline].train
+
+    def on(self, device: str) -> Self:
+        arms = {name: on_device(config, device) for name, config in self.arms.items()}
+        return dataclasses.replace(self, arms=arms)
 
     def threaded(self, threads: int) -> Plan:
         """Return the plan with this number of threads in every arm; the last digits of results depend on it."""

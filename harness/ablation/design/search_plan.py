@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from harness.ablation.design.costs import COSTS, Against
 from harness.ablation.design.declared import require_metric
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import Search
-from harness.ablation.design.shared import SharedPlan
+from harness.ablation.design.shared import SharedPlan, plugins_in
 from harness.ablation.design.space import combinations, ends, inverse, paths_of, settings
 from harness.ablation.design.tuned import Tuned, drawn_of
 from harness.core.config import ConfigError, digest, flatten, override, to_dict
@@ -25,7 +26,9 @@ from harness.data.base import load
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
+from harness.runs.identity import on_device
 from harness.runs.validate import check, refuse_unreached
+from harness.training.config import TrainConfig
 
 SAMPLED = ("solver", "time_grid", "guidance", "average", "checkpoint")
 """Settings of `evaluate` that a space may contain: they change the samples; all others change how these are judged."""
@@ -73,7 +76,7 @@ class SearchPlan(SharedPlan):
         plain = read_json(path)
         space = {name: json_to_distribution(text) for name, text in plain["space"].items()}
         return cls(
-            **{**plain, "base": RunConfig.parse(plain["base"]), "space": space, "plugins": tuple(plain["plugins"])}
+            **{**plain, "base": RunConfig.parse(plain["base"]), "space": space, "plugins": tuple(plugins_in(path))}
         )
 
     @property
@@ -97,6 +100,13 @@ class SearchPlan(SharedPlan):
             "pruner": self.pruner,
             "space": {name: str(drawn) for name, drawn in self.space.items()},
         }
+
+    @property
+    def trains(self) -> TrainConfig:
+        return self.base.train
+
+    def on(self, device: str) -> Self:
+        return dataclasses.replace(self, base=on_device(self.base, device))
 
     @property
     def protocol(self) -> Protocol:

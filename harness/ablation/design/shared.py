@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from typing_extensions import TypedDict
 
-from harness.core.files import results_folder, write_json
+from harness.core.files import read_json, results_folder, write_json
+from harness.training.config import TrainConfig
 
 
 class Written(TypedDict):
     """The part of a plan's file that every reader needs first."""
 
     plugins: list[str]
+    """Paths from the folder of the plan: another machine may see both at another place."""
+
+
+def plugins_in(path: Path) -> list[str]:
+    """Return the absolute paths of the plugins of the plan in the file `path`."""
+    written = read_json(path, Written, "Give a study's plan.json.")["plugins"]
+    return [os.path.normpath(path.absolute().parent / plugin) for plugin in written]
 
 
 class SharedPlan(ABC):
@@ -50,6 +59,15 @@ class SharedPlan(ABC):
         """Return a JSON object of the plan; `digested` leaves out settings that do not change results."""
 
     @property
+    @abstractmethod
+    def trains(self) -> TrainConfig:
+        """The training settings of the baseline."""
+
+    @abstractmethod
+    def on(self, device: str) -> Self:
+        """Return the plan with this device in every configuration; its digest and its folder stay."""
+
+    @property
     def folder(self) -> Path:
         """Folder of its journal, leases and workers' logs."""
         return results_folder() / "local" / "studies" / f"{self.name}-{self.digest}"
@@ -57,5 +75,6 @@ class SharedPlan(ABC):
     def write(self, folder: Path | None = None) -> Path:
         """Write the plan for the workers, by default to its own folder; return the path of the file."""
         path = (folder or self.folder) / self.FILE
-        write_json(path, self._plain(digested=False))
+        plugins = [os.path.relpath(plugin, path.parent) for plugin in self.plugins]
+        write_json(path, {**self._plain(digested=False), "plugins": plugins})
         return path

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Container
+from abc import abstractmethod
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,21 +20,20 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.ablation.design.shared import SharedPlan
+from harness.ablation.execute.trials import Trials
 from harness.core.errors import Stopped, UserError
 from harness.core.files import drop_torn_line, locked, require_log
 from harness.core.reading import shaped
 from harness.core.registry import find
 from harness.core.signals import Stop
 from harness.runs.folder import Run
-from harness.runs.mlflow_pages import Columns
-from harness.runs.progress import Followed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 DEATHS = 3
 """After this number of worker deaths in a trial, the trial is left out until the command is run again."""
 
 
-class Board(ABC):
+class Board(Trials):
     """Trials in a journal; a subclass defines which trials there are and how to run one."""
 
     def __init__(self, plan: SharedPlan, pruner: BasePruner | None = None, minimized: int = 0):
@@ -43,7 +41,7 @@ class Board(ABC):
 
         `UserError` if the folder or the journal cannot be used.
         """
-        self.plan: SharedPlan = plan
+        self.plan = plan
         self.folder = plan.folder
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,23 +75,9 @@ class Board(ABC):
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return the board's attributes of a trial; `Damaged` if they do not fit the plan."""
 
-    @property
-    @abstractmethod
-    def total(self) -> int:
-        """Number of trials of the plan."""
-
     @abstractmethod
     def run(self, trial: optuna.Trial, stop: Stop) -> None:
         """Run a trial and record how it ended; on `Stopped`, the trial can be continued."""
-
-    @abstractmethod
-    def followed(self, known: Container[str]) -> list[Followed]:
-        """Return the runs whose progress to follow, except those with `known` titles."""
-
-    @property
-    @abstractmethod
-    def columns(self) -> Columns:
-        """What tells the followed runs apart."""
 
     @abstractmethod
     def settled(self) -> list[FrozenTrial]:

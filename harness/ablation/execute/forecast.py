@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.shared import Written
+from harness.ablation.design.shared import plugins_in
 from harness.ablation.execute.placement import Placement
 from harness.ablation.execute.side_by_side import side_by_side, wait_for_all
 from harness.core.errors import NoValue, UserError
-from harness.core.files import read_json, results_folder
+from harness.core.files import results_folder
 from harness.core.registry import load_plugins
 from harness.runs.estimate import Spent, judging_times, training_times
 from harness.runs.folder import Run
@@ -101,7 +101,7 @@ def main() -> None:
     """Run one of the processes."""
     path = Path(sys.argv[1])
     together = functools.partial(wait_for_all, Path(sys.argv[2]), int(sys.argv[3]))
-    load_plugins(read_json(path, Written)["plugins"])
+    load_plugins(plugins_in(path))
     found = Forecast()
     small: dict[str, Run] = {}
     for i, (arm, config) in enumerate(Plan.read(path).arms.items()):

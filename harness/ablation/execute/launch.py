@@ -1,21 +1,20 @@
-"""Run a board's trials with local workers: start them, show their output, and finish with the report."""
+"""Run a plan's trials by a launcher: submit them, show their output, mirror them to MLflow, and report."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from harness.ablation.execute import forks
 from harness.ablation.execute.board import DEATHS, Board
+from harness.ablation.execute.launchers import Launcher, Logs, Remote, find
+from harness.ablation.execute.local import Local
 from harness.ablation.execute.placement import Placement
+from harness.ablation.execute.trials import Trials
 from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
 from harness.core.provenance import commit
@@ -27,92 +26,163 @@ from harness.runs.mlflow_record import Record
 from harness.runs.mlflow_store import reason
 from harness.runs.progress import Followed, Watch
 
-PATIENCE_S = 60.0
-"""Seconds that a worker has for saving after a request to stop; then it is killed."""
-
-STOPPED = 130
-"""Exit code of a worker that saved and ended on request."""
-
-
-@dataclass
-class Worker:
-    """A worker process, its log, and the number of bytes of the log that were shown."""
-
-    process: BaseProcess
-    number: int
-    log: Path
-    shown: int
-    error: str | None = None
-
-    def show(self, console: Console) -> None:
-        """Print the new lines of its log."""
-        whole = self.log.read_bytes()[self.shown :].rpartition(b"\n")[0]
-        for line in whole.decode(errors="replace").splitlines():
-            if line.startswith("error: "):
-                self.error = line.removeprefix("error: ")
-            elif not line.startswith("stopped"):
-                console.print(line, soft_wrap=True)
-        self.shown += len(whole) + 1 if whole else 0
+LOST = f"each was lost {DEATHS} times"
 
 
 def launch(
-    board: Board, placement: Placement, console: Console, stop: Stop, report: Callable[[], Told],
+    trials: Trials, placement: Placement, console: Console, stop: Stop, report: Callable[[], Told],
     experiment: str | None = None,
-) -> None:  # fmt: skip
-    """Run every trial of a board, then `report`, and send what it tells to MLflow; another call continues.
+) -> bool:  # fmt: skip
+    """Run every trial, then `report`, and send what it tells to MLflow; another call continues.
 
-    All runs are below one record in the MLflow `experiment`, by default the plan's name. Raises `Stopped`. `UserError`
-    if MLflow has no store, if a worker raises one, or if trials were left out.
+    Return whether it is reported: False if the placement only submits the trials. All runs are below one record in the
+    MLflow `experiment`, by default the plan's name. Raises `Stopped`. `UserError` if MLflow has no store, if a trial
+    raises one, or if trials were left out.
     """
-    plan = board.plan
+    plan = trials.plan
     with locked(plan.folder / "lock", wait=False) as ours:
         if not ours:
             raise UserError(f"{plan.name}: another process runs it now. Wait for it, or stop it.")
-        path = plan.write()
-        board.begin()
-        board.refill()
-        crew: list[Worker] = []
-        if not board.finished():
-            forks.prepare()
-        mirror, above = _connect(board, experiment or plan.name)  # imports MLflow while the workers' imports run
-        with _ended(crew, console):
-            for worker in _workers(board, path, placement):
-                crew.append(worker)
-            deaths = Deaths(board, console, functools.partial(_start, path, placement=placement))
+        launcher = _launcher(trials, plan.write(), placement, console, stop)
+        work = Work(trials, launcher, console)
+        if isinstance(placement, Remote) and placement.detach and work.open:
+            work.look()
+            console.print(work.told(), soft_wrap=True)
+            return False
+        mirror, above = _connect(trials, experiment or plan.name)  # imports MLflow while workers' imports run
+        with _left(launcher, stop):
+            work.look()
             status = "FAILED"
             told = Told([])
             try:
-                with _follower(board, mirror, above, console), _ended(crew, console):
-                    _follow(crew, console, stop, deaths)
-                if not board.finished():
-                    raise UserError(
-                        f"a worker was lost before every trial ended. {plan.folder} has the logs; "
-                        "the same command continues."
-                    )
+                with _follower(trials, mirror, above, console), _left(launcher, stop):
+                    work.finish(stop)
                 told = report()
-                _require_all(board)
+                work.require_all()
                 status = "FINISHED"
             finally:
-                _close(board, mirror, above, "KILLED" if stop() else status, told)
+                _close(trials, mirror, above, "KILLED" if stop() else status, told)
+    return True
 
 
-def _workers(board: Board, path: Path, placement: Placement) -> Iterator[Worker]:
-    """Start a worker at a time, as many as the open trials can use."""
-    left = 0 if board.finished() else board.total - len(board.settled())
-    for i in range(min(placement.workers, left)):
-        yield _start(path, i, placement)
+def _launcher(trials: Trials, plan: Path, placement: Placement, console: Console, stop: Stop) -> Launcher:
+    """Return the launcher of a placement, for the plan in the file `plan`."""
+    if isinstance(placement, Remote):
+        name = f"{trials.plan.name}-{trials.plan.digest}"
+        return find(placement.launcher)(plan, name, placement.on, placement.jobs)
+    assert isinstance(trials, Board)
+    return Local(trials, plan, placement, console, stop)
 
 
-def _connect(board: Board, experiment: str) -> tuple[Mirror, Callable[[], Record]]:
+@contextmanager
+def _left(launcher: Launcher, stop: Stop) -> Iterator[None]:
+    """At the end of the block, however it ends, leave the launcher; a stop cancels its trials."""
+    try:
+        yield
+    finally:
+        launcher.leave(stop())
+
+
+class Work:
+    """The trials that have not ended, and their way through a launcher."""
+
+    def __init__(self, trials: Trials, launcher: Launcher, console: Console):
+        self.trials = trials
+        self.launcher = launcher
+        self.console = console
+        self.open = trials.unended(range(trials.total))
+        self.left_out: dict[int, str] = {}
+        self._logs = Logs(launcher)
+        self._tries = Counter[int]()
+        self._alive: set[int] = set()
+
+    def finish(self, stop: Stop) -> None:
+        """Look until every trial has ended or is left out; raises `Stopped`."""
+        while self.open:
+            time.sleep(self.launcher.LOOK_EVERY_S)
+            if stop():
+                self.console.print("Stopping: the trials are saved.")
+                raise Stopped("stopped")
+            self.look()
+
+    def look(self) -> None:
+        """Show new output, note which trials have ended, and submit those that are neither alive nor waiting."""
+        if not self.open:
+            return
+        alive = self.launcher.alive()  # before the look at the runs: a trial first ends, then leaves the engine
+        self._logs.begin(sorted(alive - self._alive - self._tries.keys()))
+        for line in self._logs.new_lines(self.open & (alive | self._alive)):
+            self.console.print(line, soft_wrap=True)
+        self._alive = alive
+        gone = self.open - alive
+        lost = self.trials.unended(gone)
+        self.open -= gone - lost
+        self._leave_out(lost)
+        if ready := sorted(self.trials.ready(lost & self.open)):
+            self._submit(ready)
+        elif self.open and not alive:
+            self._leave_out(self.open, "they wait for the flow of a trial that was left out")
+
+    def _submit(self, numbers: list[int]) -> None:
+        self._tries.update(numbers)
+        for number in numbers:
+            if self._tries[number] > 1:
+                title = self.trials.label(number)
+                self.console.print(f"{title} was lost, and is handed to the engine again.", soft_wrap=True)
+        self._logs.begin(numbers)
+        self._alive |= {*numbers}
+        self.launcher.submit(numbers)
+
+    def _leave_out(self, lost: set[int], why: str = "") -> None:
+        """Leave out the trials that failed, that the launcher gave up, or that were lost `DEATHS` times."""
+        known = {**self.launcher.given_up(), **self._logs.errors}
+        for number in lost:
+            reason = (
+                why or known.get(number) or (f"it was lost {DEATHS} times" if self._tries[number] >= DEATHS else "")
+            )
+            if reason:
+                self.left_out[number] = reason
+        self.open -= self.left_out.keys()
+
+    def told(self) -> str:
+        """Say how many trials wait or run in the engine, and how many are left for a later command."""
+        ended = self.trials.total - len(self.open)
+        later = len(self.open - self._alive)
+        waiting = f", {later} wait for flows of others: the same command submits them later" if later else ""
+        return (
+            f"{ended} of {self.trials.total} trials have ended, {len(self.open) - later} are queued or run{waiting}. "
+            "The same command without --detach follows and reports them; `harness status` shows them."
+        )
+
+    def require_all(self) -> None:
+        """Raise `UserError` if trials were left out."""
+        if not self.left_out:
+            return
+        reasons: dict[str, list[str]] = {}
+        for number, why in sorted(self.left_out.items()):
+            reasons.setdefault(why, []).append(self.trials.label(number))
+        said = "; ".join(f"{_listed(titles)}: {why}" for why, titles in reasons.items())
+        raise UserError(
+            f"{self.trials.plan.name}: no value of {said}. If memory ran out, take fewer workers or smaller batches; "
+            "the same command tries again, and keeps the rest."
+        )
+
+
+def _listed(titles: list[str]) -> str:
+    """Return titles in a row, or the first of many and their number."""
+    return ", ".join(titles) if len(titles) <= 6 else f"{', '.join(titles[:5])} and {len(titles) - 5} more"
+
+
+def _connect(trials: Trials, experiment: str) -> tuple[Mirror, Callable[[], Record]]:
     """Return the connection to MLflow, and a function that finds or begins the plan's record there."""
-    plan = board.plan
+    plan = trials.plan
     mirror = Mirror(experiment)
     mirror.close_dead()
 
     def record() -> Record:
         found = mirror.record(plan.folder, plan.name, plan.facts, {"commit": commit(), "plan": plan.digest})
         found.set_status("RUNNING")
-        mirror.save_views(_views(board))
+        mirror.save_views(_views(trials))
         if mirror.experiment == plan.name:
             mirror.begin_description(f"**{plan.question}**\n\nNo result yet: it stands here when the command ends.")
         return found
@@ -120,19 +190,19 @@ def _connect(board: Board, experiment: str) -> tuple[Mirror, Callable[[], Record
     return mirror, record
 
 
-def _views(board: Board) -> list[View]:
-    """The saved views of a board's runs."""
-    plan = board.plan
-    return views(plan.name, plan.digest, plan.metric, plan.nfe, board.columns)
+def _views(trials: Trials) -> list[View]:
+    """The saved views of a plan's runs."""
+    plan = trials.plan
+    return views(plan.name, plan.digest, plan.metric, plan.nfe, trials.columns)
 
 
-def _close(board: Board, mirror: Mirror, above: Callable[[], Record], status: str, told: Told) -> None:
+def _close(trials: Trials, mirror: Mirror, above: Callable[[], Record], status: str, told: Told) -> None:
     """Send the report and the status of a plan's record; if the store does not answer, only print a line."""
     try:
         record = above()
         if told.note:
-            told = linked(told, mirror.experiment_id, record.run_id, _views(board))
-            if mirror.experiment == board.plan.name:  # else the experiment has other plans too
+            told = linked(told, mirror.experiment_id, record.run_id, _views(trials))
+            if mirror.experiment == trials.plan.name:  # else the experiment has other plans too
                 mirror.describe(told.note)
         record.tell(told)
         record.set_status(status)
@@ -140,145 +210,13 @@ def _close(board: Board, mirror: Mirror, above: Callable[[], Record], status: st
         say_once(f"MLflow did not take the record ({reason(error)}); the same command sends it again.")
 
 
-def _follower(board: Board, mirror: Mirror, above: Callable[[], Record], console: Console) -> Watch:
-    tags = {"study": board.plan.name, "plan": board.plan.digest}
+def _follower(trials: Trials, mirror: Mirror, above: Callable[[], Record], console: Console) -> Watch:
+    tags = {"study": trials.plan.name, "plan": trials.plan.digest}
 
     def begun(known: Container[str]) -> list[Followed]:
-        trials = board.followed(known)
-        for trial in trials:
-            trial.tags |= tags
-        return trials
+        followed = trials.followed(known)
+        for one in followed:
+            one.tags |= tags
+        return followed
 
-    return Watch(board.plan.name, begun(()), mirror, console, board.total, begun, above)
-
-
-def _start(plan_path: Path, number: int, placement: Placement, again: bool = False) -> Worker:
-    """Start a worker; with `again`, it appends to the log of the worker that it replaces."""
-    log = plan_path.with_name(f"worker-{number}.log")
-    if not again:
-        log.write_bytes(b"")
-    shown = log.stat().st_size
-    return Worker(forks.start(plan_path, log, placement.environment(number)), number, log, shown)
-
-
-def _follow(crew: list[Worker], console: Console, stop: Stop, deaths: Deaths) -> None:
-    """Show the workers' output until all have ended; replace killed workers in the crew."""
-    at_work = list(crew)
-    while at_work:
-        time.sleep(0.2)
-        if stop():
-            console.print("Stopping: the workers save their trials.")
-            raise Stopped("stopped")
-        for worker in list(at_work):
-            worker.show(console)
-            if worker.process.is_alive():
-                continue
-            at_work.remove(worker)
-            _check(worker, console)
-            if worker.process.exitcode and not stop() and (another := deaths.replaced(worker)):
-                at_work.append(another)
-                crew[crew.index(worker)] = another  # they share a log
-
-
-@dataclass
-class Deaths:
-    """Replaces workers that were killed, from outside or by a fault in compiled code."""
-
-    board: Board
-    console: Console
-    start: Callable[..., Worker]
-    ended: int = 0
-    in_vain: int = 0
-    """Worker deaths outside of trials since the number of `ended` trials last changed."""
-
-    def replaced(self, worker: Worker) -> Worker | None:
-        """Print why a worker died; start another one if trials are left, else return None.
-
-        `UserError` if workers die repeatedly outside of trials.
-        """
-        how = _killed(worker.process.exitcode)
-        self.board.refill()
-        trial = self.board.left_by(worker.process.pid)
-        if trial is None:
-            self._require_hope(worker, how)
-            where = "outside of a trial"
-            then = "Another takes its place."
-        else:
-            where = f"in {self.board.title(trial)}, run {self.board.run_of(trial).name}"
-            died = self.board.deaths(self.board.title(trial))
-            then = "Another takes its place, and the run goes on from its last checkpoint."
-            if died >= DEATHS:
-                then = f"{died} workers have been killed in it: it is left out, and the rest goes on."
-        self.console.print(f"worker {worker.number} {how} {where}. {then}", soft_wrap=True)
-        return None if self.board.finished() else self.start(number=worker.number, again=True)
-
-    def _require_hope(self, worker: Worker, how: str) -> None:
-        """Raise `UserError` at the `DEATHS`-th worker death in a row outside of trials."""
-        if (ended := len(self.board.settled())) != self.ended:
-            self.ended = ended
-            self.in_vain = 0
-        self.in_vain += 1
-        if self.in_vain >= DEATHS:
-            raise UserError(
-                f"worker {worker.number} {how} outside of a trial, like {DEATHS - 1} workers before it. "
-                f"Its output is in {worker.log}; the same command continues."
-            )
-
-
-def _killed(code: int | None) -> str:
-    """Return what ended a worker, from its exit code for a signal."""
-    assert code is not None
-    if code == STOPPED:
-        return "was asked to stop"
-    name = signal.Signals(-code).name
-    return f"was killed by {name}{' (did memory run out?)' if name == 'SIGKILL' else ''}"
-
-
-def _check(worker: Worker, console: Console) -> None:
-    """Raise `UserError` if a worker failed."""
-    worker.show(console)
-    code = worker.process.exitcode or 0
-    if worker.error:
-        raise UserError(worker.error)
-    if code == forks.LOST:
-        raise UserError(
-            "the process from which workers fork was killed (did memory run out?). The same command continues."
-        )
-    if code > 0 and code != STOPPED:
-        raise UserError(
-            f"a worker failed with exit code {code}; the end of {worker.log} says why. The same command continues."
-        )
-
-
-def _require_all(board: Board) -> None:
-    """Raise `UserError` if trials were left out."""
-    if left := board.left_out():
-        raise UserError(
-            f"{board.plan.name}: no value of {', '.join(left)}: {DEATHS} workers were killed in each. If memory ran "
-            "out, take fewer workers or smaller batches; the same command tries again, and keeps the rest."
-        )
-
-
-@contextlib.contextmanager
-def _ended(crew: list[Worker], console: Console) -> Iterator[None]:
-    """At the end of the block, however it ends, ask the workers to save and stop, and wait until they have ended."""
-    try:
-        yield
-    finally:
-        _end(crew, console)
-
-
-def _end(crew: list[Worker], console: Console) -> None:
-    for worker in crew:
-        if worker.process.is_alive():
-            worker.process.terminate()
-    deadline = time.monotonic() + PATIENCE_S
-    try:
-        for worker in crew:
-            worker.process.join(max(0.1, deadline - time.monotonic()))
-    finally:  # after a second Ctrl-C too
-        for worker in crew:
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            worker.show(console)
+    return Watch(trials.plan.name, begun(()), mirror, console, trials.total, begun, above)

@@ -26,11 +26,11 @@ from pydantic import NonNegativeInt, PositiveInt
 from typing_extensions import TypedDict
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.shared import Written
+from harness.ablation.design.shared import plugins_in
 from harness.ablation.execute.side_by_side import side_by_side, wait_for_all
 from harness.core.config import digest, to_dict
 from harness.core.errors import Stopped, UserError
-from harness.core.files import read_json, read_json_if_there, results_folder, write_json
+from harness.core.files import read_json_if_there, results_folder, write_json
 from harness.core.provenance import machine
 from harness.core.registry import load_plugins
 from harness.core.signals import Say
@@ -176,7 +176,7 @@ def main() -> None:
     path = Path(sys.argv[1])
     folder = Path(sys.argv[2])
     number = int(sys.argv[3])
-    load_plugins(read_json(path, Written)["plugins"])
+    load_plugins(plugins_in(path))
     plan = Plan.read(path)
     config = plan.arms[plan.baseline]
     torch.set_num_threads(config.train.threads)

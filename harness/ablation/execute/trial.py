@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.shared import Written
+from harness.ablation.design.shared import plugins_in
+from harness.ablation.execute.node import settle
+from harness.ablation.execute.trials import title_of
 from harness.core.errors import NoValue, UserError, guarded, leave, named
-from harness.core.files import read_json
 from harness.core.registry import load_plugins
 from harness.core.signals import Stop, StopSignal
 from harness.core.streams import steady
@@ -31,11 +32,6 @@ from harness.evaluation.metric import label_of
 from harness.runs.contents import value_of
 from harness.runs.folder import Run
 from harness.runs.train import ensure
-
-
-def title_of(arm: str, seed: int) -> str:
-    """Return the name of a trial in output."""
-    return f"{arm} seed {seed}"
 
 
 def carry_out(plan: Plan, arm: str, seed: int, stop: Stop) -> Run:
@@ -82,12 +78,13 @@ def main(words: list[str], stop: Stop) -> None:
     if len(words) != 2 or not words[1].isdecimal():
         raise UserError(f"{' '.join(words) or 'no arguments'}: give the file of a plan and the number of a trial.")
     path = Path(words[0])
-    load_plugins(read_json(path, Written, "Give a study's plan.json.")["plugins"])
+    load_plugins(plugins_in(path))
     plan = Plan.read(path)
     trials = plan.trials()
     index = int(words[1])
     if index >= len(trials):
         raise UserError(f"{index}: {plan.name} has {len(trials)} trials, numbered from 0. Give a smaller number.")
+    plan = settle(plan, path.parent)
     with contextlib.suppress(NoValue):  # the trial has ended, and its run directory holds the reason
         carry_out(plan, *trials[index], stop)
 

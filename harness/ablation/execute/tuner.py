@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +78,13 @@ class SearchBoard(Board):
     @property
     def total(self) -> int:
         return self.plan.trials
+
+    def label(self, number: int) -> str:
+        return f"trial {number}"
+
+    def unended(self, among: Collection[int]) -> set[int]:
+        """Return as many numbers as trials have not ended: no trial is drawn before it begins."""
+        return {*sorted(among)[: max(0, self.total - len(self.settled()))]}
 
     def run(self, trial: optuna.Trial, stop: Stop) -> None:
         title = title_of(trial)

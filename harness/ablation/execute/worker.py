@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Container
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -12,23 +12,19 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import TypedDict
 
-from harness.ablation.design.arm_settings import differing
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search_plan import SearchPlan
-from harness.ablation.design.shared import Written
+from harness.ablation.design.shared import plugins_in
 from harness.ablation.execute.board import Board
-from harness.ablation.execute.trial import carry_out, primary_value, title_of
+from harness.ablation.execute.trial import carry_out, primary_value
+from harness.ablation.execute.trials import PlanTrials, title_of
 from harness.ablation.execute.tuner import SearchBoard
-from harness.core.config import flatten
 from harness.core.errors import NoValue, Stopped
-from harness.core.files import read_json
 from harness.core.reading import Damaged, short
 from harness.core.registry import load_plugins
 from harness.core.signals import Stop
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
-from harness.runs.mlflow_pages import Columns
-from harness.runs.progress import Followed
 
 
 class Trial(TypedDict):
@@ -42,19 +38,20 @@ class Trial(TypedDict):
     """Process id of its worker."""
 
 
-class PlanBoard(Board):
+class PlanBoard(PlanTrials, Board):
     """Board with the trials of a study: every arm with every seed."""
 
     TOLD = Trial
     plan: Plan
 
     def __init__(self, plan: Plan):
-        super().__init__(plan)
-        self.keys = plan.trials()
+        PlanTrials.__init__(self, plan)
+        Board.__init__(self, plan)
 
-    @property
-    def total(self) -> int:
-        return len(self.keys)
+    def unended(self, among: Collection[int]) -> set[int]:
+        """Return the trials that the journal does not know as ended, although another study may have run them."""
+        ended = {_key(trial) for trial in self.settled()}
+        return {i for i in among if self.keys[i] not in ended}
 
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
         arm = trial.user_attrs.get("arm", "missing")
@@ -70,29 +67,6 @@ class PlanBoard(Board):
             self.tell_failure(trial, str(error))
         else:
             self.tell(trial, run)
-
-    def followed(self, known: Container[str]) -> list[Followed]:
-        return [
-            Followed(
-                title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)},
-                params=self._settings[arm], primary=(self.plan.metric, self.plan.nfe),
-            )
-            for arm, seed in self.keys
-            if (title := title_of(arm, seed)) not in known
-        ]  # fmt: skip
-
-    @property
-    def columns(self) -> Columns:
-        return Columns(
-            ["arm", "seed"], sorted({path for own in self._settings.values() for path in own}), list(self.plan.arms)
-        )
-
-    @functools.cached_property
-    def _settings(self) -> dict[str, dict[str, Any]]:
-        """{arm: its value of every setting in which arms differ}"""
-        paths = {path for own in differing(self.plan).values() for path in own}
-        flat = {arm: flatten(config) for arm, config in self.plan.arms.items()}
-        return {arm: {path: own[path] for path in sorted(paths & own.keys())} for arm, own in flat.items()}
 
     def title(self, trial: FrozenTrial) -> str:
         return title_of(*_key(trial))
@@ -163,5 +137,5 @@ def read_board(path: Path) -> Board:
 
 def main(path: Path, stop: Stop) -> None:
     """Run trials of the plan in the file `path`."""
-    load_plugins(read_json(path, Written)["plugins"])
+    load_plugins(plugins_in(path))
     work(read_board(path), stop)
