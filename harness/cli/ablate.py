@@ -13,12 +13,15 @@ from rich.console import Console
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import preregister
 from harness.ablation.design.study import load_study
+from harness.ablation.execute.launchers import LOCAL, Remote, find
+from harness.ablation.execute.node import on_nodes
 from harness.ablation.execute.placement import Placement, choose, given
 from harness.ablation.execute.timing import time_steps
-from harness.ablation.report.looks import next_look, reached, seconds_for, through
+from harness.ablation.report.looks import as_it_is, next_look, reached, seconds_for, through
 from harness.cli.advice import warn
 from harness.cli.plans import Show, carry_out, on_terminal, plan_of, prepare, refuse_short, training_command, tune_arms
 from harness.core.config import parse_assignments
+from harness.core.errors import UserError
 from harness.core.progress import duration, terminal
 from harness.core.signals import StopSignal
 
@@ -32,6 +35,7 @@ def run(options: argparse.Namespace, show: Show = on_terminal) -> None:
     if study.tuned:
         tune_arms(plan, study.tuned, placement, console, stop, training_command(options))
     if study.matched == "seconds":
+        refuse_remote(placement, "the arms' steps are matched by seconds, which are measured on this machine")
         time_steps(plan, placement, lambda text: console.print(f"- {text}"))
     if study.tuned or study.matched == "seconds":
         plan, placement = placed(options, plan_of(options), console)
@@ -40,6 +44,8 @@ def run(options: argparse.Namespace, show: Show = on_terminal) -> None:
 
 def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[Plan, Placement]:
     """Return the plan with the threads of a trial, and the placement: as the options say, or the fastest."""
+    if remote := remote_of(options):
+        return plan, remote
     varied = len({config.train.threads for config in plan.arms.values()}) > 1
     by_hand = options.workers is not None or options.trials_per_gpu is not None
     if by_hand or varied or "train.threads" in parse_assignments(options.changes):
@@ -47,6 +53,28 @@ def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[P
     refuse_short(plan)
     placement = choose(plan, lambda text: console.print(f"- {text}"))
     return plan.threaded(placement.threads), placement
+
+
+def remote_of(options: argparse.Namespace) -> Remote | None:
+    """Return the placement by an engine that the options name; None for this machine. `UserError` for idle options."""
+    if options.launcher == LOCAL:
+        idle = {"--on": options.on, "--jobs": options.jobs, "--detach": options.detach}
+        for name in (name for name, given in idle.items() if given):
+            raise UserError(f"{name}: does nothing on this machine. Add --launcher slurm or ray, or leave it out.")
+        return None
+    for name in ("workers", "trials_per_gpu"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')}: is for this machine. Use --jobs with --launcher {options.launcher}."
+            )
+    find(options.launcher)
+    return Remote(options.jobs or 1, 1, 0, options.launcher, options.on, options.jobs, options.detach)
+
+
+def refuse_remote(placement: Placement, why: str) -> None:
+    """Raise `UserError` if an engine would run the trials."""
+    if isinstance(placement, Remote):
+        raise UserError(f"--launcher {placement.launcher}: {why}. Use --launcher local.")
 
 
 class Hours(StopSignal):
@@ -74,7 +102,8 @@ def compare(
     judge = prepare(plan, console, stop, placement)
     warn(plan, console)
     preregister(plan)
-    known = reached(plan)
+    at = on_nodes if isinstance(placement, Remote) else as_it_is
+    known = reached(at(plan))
     if options.seeds is None:
         plan = known
     elif len(known.seeds) > len(plan.seeds) and not known.unfinished():
@@ -84,12 +113,14 @@ def compare(
         plan = known
         options.seeds = len(known.seeds)
     goes_on = options.seeds is None and (options.until or options.max_hours)
-    for now in through(plan, plan.looks.last if goes_on else len(plan.seeds)):
+    for now in through(plan, plan.looks.last if goes_on else len(plan.seeds), at):
         if (needed := seconds_for(now, placement.workers)) > stop.remaining:
             hours = duration(needed)
             console.print(f"{len(now.seeds)} seeds would take about {hours}, longer than --max-hours leaves.")
             return
         console.print(f"{len(now.arms)} arms, {len(now.seeds)} seeds at the scale {now.scale}; plan {now.digest}")
-        carry_out(now, placement, judge, training_command(options), console, stop, *notes, more=more, show=show)
-        plan = now
+        command = training_command(options)
+        if not carry_out(now, placement, judge, command, console, stop, *notes, more=more, show=show):
+            return
+        plan = at(now)
     console.print(next_look(plan, placement.workers), soft_wrap=True)

@@ -193,11 +193,13 @@ def _studies(add: Add) -> None:
     sub = add("ablate", about, "weighting", "weighting --until decided --max-hours 3", "solver --scale points")
     options.study(sub, "the first look, or the last one taken")
     options.sharing(sub)
+    options.detach(sub)
 
     about = "Search for better settings, then compare the best with the scale's settings on other seeds."
     sub = add("tune", about, "tuning --trials 24")
     options.study(sub, "the first look, or the last one taken", "search")
     options.sharing(sub)
+    options.detach(sub)
     trials = "number of trials; a larger number continues the search (default: the search file's)"
     sub.add_argument("--trials", type=within(TRIALS), metavar="N", help=trials)
 

@@ -53,7 +53,8 @@ def run_study(
         WORKERS.refuse(workers, "workers")
     options = argparse.Namespace(
         study=study if isinstance(study, Study) else str(study), scale=scale, seeds=seeds, until=until, max_hours=None,
-        workers=workers, trials_per_gpu=None, plugin=[Path(path) for path in plugins],
+        workers=workers, trials_per_gpu=None, launcher="local", on="", jobs=None, detach=False,
+        plugin=[Path(path) for path in plugins],
         changes=[f"{path}={_typed(value)}" for path, value in (changes or {}).items()],
     )  # fmt: skip
     made = list[StudyReport]()

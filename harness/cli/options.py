@@ -50,6 +50,23 @@ def sharing(sub: Parser) -> None:
     hours = "like --until decided, but stop after H hours, and start no look that would take longer (default: no limit)"
     sub.add_argument("--max-hours", type=number_of_hours, metavar="H", help=hours)
     side_by_side(sub)
+    elsewhere(sub)
+
+
+def elsewhere(sub: Parser) -> None:
+    """Declare the options of trials that an engine runs on other machines."""
+    engine = "what runs the trials: local (this machine), slurm, ray, or the name of a plugin's (default: local)"
+    sub.add_argument("--launcher", default="local", metavar="NAME", help=engine)
+    on = "words to the engine about one trial: --on='--partition=gpu --gres=gpu:1' for slurm, --on=num_gpus=0.5 for ray"
+    sub.add_argument("--on", default="", metavar="WORDS", help=on)
+    jobs = "largest number of trials at a time in the engine (default: no limit)"
+    sub.add_argument("--jobs", type=within(WORKERS), metavar="N", help=jobs)
+    sub.set_defaults(detach=False)
+
+
+def detach(sub: Parser) -> None:
+    about = "end once the engine has the trials; they go on, and the same command finds them again"
+    sub.add_argument("--detach", action="store_true", help=about)
 
 
 def side_by_side(sub: Parser) -> None:

@@ -20,7 +20,10 @@ from harness.ablation.design.search_plan import SearchPlan, searches
 from harness.ablation.design.study import Study, load_scale, load_study
 from harness.ablation.design.tuned import Tuned, Tuning, keep, untuned
 from harness.ablation.execute.launch import launch
+from harness.ablation.execute.launchers import Remote
+from harness.ablation.execute.node import placed
 from harness.ablation.execute.placement import Placement, remembered
+from harness.ablation.execute.trials import RemoteTrials
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.execute.worker import PlanBoard
 from harness.ablation.report import history, page, tables, tuned
@@ -52,9 +55,12 @@ def plan_of(options: argparse.Namespace, found: bool = True) -> Plan:
     return Plan.of(study, options.scale, base, parse_assignments(options.changes), seeds, options.plugin)
 
 
-def as_trained(plan: Plan) -> tuple[Plan, Plan]:
-    """Return the plan with the threads measured for it here, and unchanged: its runs on disk may have either."""
-    return plan.threaded(remembered(plan)), plan
+def as_trained(plan: Plan) -> list[Plan]:
+    """Return the plan in the forms that its runs on disk may have.
+
+    They are: with the device of an engine's nodes, with the threads measured for it here, and unchanged.
+    """
+    return [*filter(None, [placed(plan)]), plan.threaded(remembered(plan)), plan]
 
 
 def looked_for(plan: Plan) -> str:
@@ -108,7 +114,7 @@ def refuse_large(configs: Mapping[str, RunConfig]) -> None:
 
 def prepare(plan: Plan, console: Console, stop: Stop = lambda: False, placement: Placement | None = None) -> Judge:
     """Refuse what cannot work before anything is trained; return the judge, with the reference that all arms share."""
-    refuse_broken(plan, placement)
+    refuse_broken(plan, None if isinstance(placement, Remote) else placement)
     return with_reference(plan.arms[plan.baseline], console, stop)
 
 
@@ -173,16 +179,17 @@ def on_terminal(made: Report, paths: list[Path], console: Console) -> None:
 def carry_out(
     plan: Plan, placement: Placement, judge: Judge, command: str, console: Console, stop: Stop, *notes: str,
     experiment: str | None = None, more: Callable[[], list[Path]] = list, show: Show = on_terminal,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     """Run the trials of a plan, then report them; `more` writes further files and returns their paths.
 
-    Everything is mirrored to the `experiment` in MLflow, by default the plan's.
+    Everything is mirrored to the `experiment` in MLflow, by default the plan's. Return whether the trials have ended.
     """
+    trials = RemoteTrials(plan) if isinstance(placement, Remote) else PlanBoard(plan)
 
     def write() -> Told:
-        return report(plan, judge, own_folder(), command, console, *notes, more=more, show=show)
+        return report(trials.plan, judge, own_folder(), command, console, *notes, more=more, show=show)
 
-    launch(PlanBoard(plan), placement, console, stop, write, experiment)
+    return launch(trials, placement, console, stop, write, experiment)
 
 
 def report(

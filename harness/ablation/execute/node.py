@@ -42,6 +42,11 @@ def placed(plan: P) -> P | None:
     return plan.on(found["device"]) if found else None
 
 
+def on_nodes(plan: P) -> P:
+    """Return the plan with the device of the engine's nodes, if it is known."""
+    return placed(plan) or plan
+
+
 def settle(plan: P, folder: Path) -> P:
     """Return the plan with this node's device; `UserError` if the first node was of another type."""
     trains = plan.trains

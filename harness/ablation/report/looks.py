@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import outcomes, verdicts
@@ -21,18 +21,24 @@ def decided(plan: Plan) -> Plan:
     return dataclasses.replace(now, seeds=plan.seeds[: max(closed.values())]) if now.is_decided else now
 
 
-def through(plan: Plan, seeds: int) -> Iterator[Plan]:
+def as_it_is(plan: Plan) -> Plan:
+    return plan
+
+
+def through(plan: Plan, seeds: int, at: Callable[[Plan], Plan] = as_it_is) -> Iterator[Plan]:
     """Yield the plan at one look after another, up to a number of seeds, which may lie between two looks.
+
+    `at` returns a plan as its runs are named: the first trial on an engine's nodes may change their names.
 
     Carry out each plan before you ask for the next. Complete looks are skipped, except the last. The iteration ends
     early when every arm is decided.
     """
     numbers = [n for n in plan.looks.seeds if n < seeds] + [seeds]
     for n in numbers:
-        now = decided(plan.up_to(n))
+        now = decided(at(plan.up_to(n)))
         if n == seeds or now.is_decided or now.unfinished():
             yield now
-            if decided(now).is_decided:
+            if decided(at(now)).is_decided:
                 return
 
 
