@@ -66,9 +66,10 @@ def carried_out(tiny: RunConfig, score: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ablate, "training_command", lambda options: "harness ablate toy")
     looks = list[int]()
 
-    def carry_out(plan: Plan, *_: Any, **__: Any) -> None:
+    def carry_out(plan: Plan, *_: Any, **__: Any) -> bool:
         looks.append(len(plan.seeds))
         measure(plan, score)
+        return True
 
     monkeypatch.setattr(ablate, "carry_out", carry_out)
 

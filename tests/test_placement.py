@@ -14,6 +14,7 @@ from harness.ablation.design.study import load_study
 from harness.ablation.execute import placement as module
 from harness.ablation.execute.placement import Placement, choose, given, measure, placements, rate_of, remembered
 from harness.cli import ablate
+from harness.cli.options import HERE
 from harness.core.config import override
 from harness.core.errors import UserError
 from harness.core.signals import Say
@@ -72,7 +73,7 @@ def test_a_study_trains_on_the_fastest_number_of_threads_by_default(
 
     monkeypatch.setattr(ablate, "choose", chosen)
     console = Console(file=(log := io.StringIO()))
-    options: dict[str, Any] = {"workers": None, "trials_per_gpu": None, "changes": []}
+    options: dict[str, Any] = {"workers": None, "trials_per_gpu": None, "changes": [], **HERE}
     assert ablate.placed(Namespace(**options), plan, console) == (plan.threaded(2), Placement(1, 2))
     assert log.getvalue() == "- 1 worker on 2 threads\n"
     for told, workers in (({"workers": 3}, 3), ({"changes": ["train.threads=1"]}, None)):

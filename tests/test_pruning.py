@@ -141,7 +141,7 @@ def test_a_sampler_learns_from_the_trials_of_every_bracket(tiny: RunConfig, monk
             seen.append(len(study.get_trials(states=(TrialState.COMPLETE,))))
             return super().sample_relative(study, trial, search_space)
 
-    monkeypatch.setattr(tuner, "_sampler", lambda seed: Spy(seed=seed))
+    monkeypatch.setattr(tuner, "sampler", lambda seed: Spy(seed=seed))
     test_search.drawn(SearchBoard(hyperband(tiny)), 12)
     assert seen == list(range(12))
 

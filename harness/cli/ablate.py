@@ -16,6 +16,7 @@ from harness.ablation.design.study import load_study
 from harness.ablation.execute.launchers import LOCAL, Remote, find
 from harness.ablation.execute.node import on_nodes
 from harness.ablation.execute.placement import Placement, choose, given
+from harness.ablation.execute.slots import store_of
 from harness.ablation.execute.timing import time_steps
 from harness.ablation.report.looks import as_it_is, next_look, reached, seconds_for, through
 from harness.cli.advice import warn
@@ -30,22 +31,30 @@ def run(options: argparse.Namespace, show: Show = on_terminal) -> None:
     """Choose how the trials share this machine, run them and report; `show` gives each look's report to the user."""
     console = terminal()
     study = load_study(options.study)
-    plan, placement = placed(options, plan_of(options, found=False), console)
+    plan, placement = placed(options, plan_of(options, found=False), console, searches=study.tuned is not None)
     stop = Hours(options.max_hours)
-    if study.tuned:
-        tune_arms(plan, study.tuned, placement, console, stop, training_command(options))
+    if study.tuned and not tune_arms(plan, study.tuned, placement, console, stop, training_command(options)):
+        return
     if study.matched == "seconds":
         refuse_remote(placement, "the arms' steps are matched by seconds, which are measured on this machine")
         time_steps(plan, placement, lambda text: console.print(f"- {text}"))
     if study.tuned or study.matched == "seconds":
-        plan, placement = placed(options, plan_of(options), console)
+        plan, placement = placed(options, plan_of(options), console, searches=study.tuned is not None)
     compare(options, plan, placement, console, stop, show=show)
 
 
-def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[Plan, Placement]:
-    """Return the plan with the threads of a trial, and the placement: as the options say, or the fastest."""
-    if remote := remote_of(options):
-        return plan, remote
+def placed(options: argparse.Namespace, plan: Plan, console: Console, searches: bool = False) -> tuple[Plan, Placement]:
+    """Return the plan with the threads of a trial, and the placement: as the options say, or the fastest.
+
+    `searches` is whether the command also searches.
+    """
+    if options.store and not (searches and options.launcher != LOCAL):
+        raise UserError("--store: only a search on an engine's nodes uses it. Leave it out.")
+    if options.launcher != LOCAL:
+        return plan, remote_of(options, plan, searches)
+    idle = {"--on": options.on, "--jobs": options.jobs, "--detach": options.detach}
+    for name in (name for name, value in idle.items() if value):
+        raise UserError(f"{name}: does nothing on this machine. Add --launcher slurm or ray, or leave it out.")
     varied = len({config.train.threads for config in plan.arms.values()}) > 1
     by_hand = options.workers is not None or options.trials_per_gpu is not None
     if by_hand or varied or "train.threads" in parse_assignments(options.changes):
@@ -55,20 +64,18 @@ def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[P
     return plan.threaded(placement.threads), placement
 
 
-def remote_of(options: argparse.Namespace) -> Remote | None:
-    """Return the placement by an engine that the options name; None for this machine. `UserError` for idle options."""
-    if options.launcher == LOCAL:
-        idle = {"--on": options.on, "--jobs": options.jobs, "--detach": options.detach}
-        for name in (name for name, given in idle.items() if given):
-            raise UserError(f"{name}: does nothing on this machine. Add --launcher slurm or ray, or leave it out.")
-        return None
+def remote_of(options: argparse.Namespace, plan: Plan, searches: bool) -> Remote:
+    """Return the placement by the engine that the options name; `UserError` for options of this machine."""
     for name in ("workers", "trials_per_gpu"):
         if getattr(options, name) is not None:
-            raise UserError(
-                f"--{name.replace('_', '-')}: is for this machine. Use --jobs with --launcher {options.launcher}."
-            )
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: is for this machine. Use --jobs with --launcher {options.launcher}.")
     find(options.launcher)
-    return Remote(options.jobs or 1, 1, 0, options.launcher, options.on, options.jobs, options.detach)
+    store = store_of(options.store) if searches else ""
+    return Remote(
+        options.jobs or len(plan.trials()), plan.trains.threads, 0, options.launcher, options.on, options.jobs, store,
+        options.detach,
+    )  # fmt: skip
 
 
 def refuse_remote(placement: Placement, why: str) -> None:

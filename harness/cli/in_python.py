@@ -18,6 +18,7 @@ from harness.ablation.design.study import Study
 from harness.ablation.report.findings import Report
 from harness.ablation.report.study_report import StudyReport
 from harness.cli import ablate
+from harness.cli.options import HERE
 from harness.cli.plans import plan_of, training_command
 from harness.core.config import WORKERS, Config, to_dict
 from harness.core.declared import place_of
@@ -53,8 +54,7 @@ def run_study(
         WORKERS.refuse(workers, "workers")
     options = argparse.Namespace(
         study=study if isinstance(study, Study) else str(study), scale=scale, seeds=seeds, until=until, max_hours=None,
-        workers=workers, trials_per_gpu=None, launcher="local", on="", jobs=None, detach=False,
-        plugin=[Path(path) for path in plugins],
+        workers=workers, trials_per_gpu=None, **HERE, plugin=[Path(path) for path in plugins],
         changes=[f"{path}={_typed(value)}" for path, value in (changes or {}).items()],
     )  # fmt: skip
     made = list[StudyReport]()

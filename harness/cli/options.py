@@ -61,7 +61,8 @@ def elsewhere(sub: Parser) -> None:
     sub.add_argument("--on", default="", metavar="WORDS", help=on)
     jobs = "largest number of trials at a time in the engine (default: no limit)"
     sub.add_argument("--jobs", type=within(WORKERS), metavar="N", help=jobs)
-    sub.set_defaults(detach=False)
+    store = "database of a search on several nodes, like postgresql+psycopg://me@host/searches (default: HARNESS_STORE)"
+    sub.add_argument("--store", default="", metavar="ADDRESS", help=store)
 
 
 def detach(sub: Parser) -> None:
@@ -69,10 +70,15 @@ def detach(sub: Parser) -> None:
     sub.add_argument("--detach", action="store_true", help=about)
 
 
+HERE = {"launcher": "local", "on": "", "jobs": None, "store": "", "detach": False}
+"""Values of the options of `elsewhere` for trials on this machine."""
+
+
 def side_by_side(sub: Parser) -> None:
     workers(sub, "local processes that train side by side (default: the fastest number, measured)")
     per_gpu = "processes that share each GPU (default: the fastest number, measured)"
     sub.add_argument("--trials-per-gpu", type=within(WORKERS), metavar="N", help=per_gpu)
+    sub.set_defaults(**HERE)
 
 
 def workers(sub: Parser, about: str) -> None:

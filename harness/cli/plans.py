@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from harness.ablation.execute.launch import launch
 from harness.ablation.execute.launchers import Remote
 from harness.ablation.execute.node import placed
 from harness.ablation.execute.placement import Placement, remembered
+from harness.ablation.execute.slots import STORE, Slots
 from harness.ablation.execute.trials import RemoteTrials
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.execute.worker import PlanBoard
@@ -138,24 +140,32 @@ def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:
     return judge_of(config, functools.partial(shown, to=console), stop)
 
 
-def search(plan: SearchPlan, placement: Placement, console: Console, stop: Stop, command: str) -> SearchBoard:
-    """Run the trials of a search, then write its table and pictures."""
-    board = SearchBoard(plan)
-    if not board.finished():
+def search(plan: SearchPlan, placement: Placement, console: Console, stop: Stop, command: str) -> SearchBoard | None:
+    """Run the trials of a search, then write its table and pictures; return None if they are only submitted."""
+    board: SearchBoard = Slots(plan, placement.store) if isinstance(placement, Remote) else SearchBoard(plan)
+    if isinstance(placement, Remote):
+        os.environ[STORE] = placement.store  # the trials read it there
+        board.refill()
+    elif not board.finished():
         refuse_large({f"space, {setting}": config for setting, config in plan.corners().items()})
         require_workers([(plan.base, 1)], placement.workers, placement.gpus, "--workers")
     with_reference(plan.base, console, stop)
 
     def write() -> Told:
-        files = told(history.write(board, own_folder(), command), console)
-        return Told(files, note=f"{plan.question}\n\n{history.describe(board)}")
+        found = board.kept() if isinstance(board, Slots) else board
+        files = told(history.write(found, own_folder(), command), console)
+        return Told(files, note=f"{plan.question}\n\n{history.describe(found)}")
 
-    launch(board, placement, console, stop, write)
-    return board
+    if not launch(board, placement, console, stop, write):
+        return None
+    return SearchBoard(board.plan)
 
 
-def tune_arms(plan: Plan, by: Tuned, placement: Placement, console: Console, stop: Stop, command: str) -> None:
-    """Search for the best settings of the untuned arms and keep them; `plan` holds the arms before tuning."""
+def tune_arms(plan: Plan, by: Tuned, placement: Placement, console: Console, stop: Stop, command: str) -> bool:
+    """Search for the best settings of the untuned arms and keep them; `plan` holds the arms before tuning.
+
+    Return False if a search is only submitted.
+    """
     missing = untuned(plan.arms, by, plan.scale, plan.name)
     plans = searches(plan, by) if missing else {}
     if missing:
@@ -163,7 +173,10 @@ def tune_arms(plan: Plan, by: Tuned, placement: Placement, console: Console, sto
     for arm in missing:
         console.print(f"{plans[arm].question} {plans[arm].trials} trials; search {plans[arm].digest}", soft_wrap=True)
         board = search(plans[arm], placement, console, stop, command)
+        if board is None:
+            return False
         keep(plan.arms[arm], by, plan.scale, plan.name, tuned.found(board))
+    return True
 
 
 Show = Callable[[Report, list[Path], Console], None]

@@ -25,13 +25,15 @@ def run(options: argparse.Namespace) -> None:
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
     own = compared(*given, winners={WINNER: {}})
     SearchPlan.of(search, scale, own.arms[BASELINE], options.trials, options.plugin)  # a mistake ends here, unmeasured
-    shared, placement = placed(options, own, console)
+    shared, placement = placed(options, own, console, searches=True)
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}")
     plan.check()
     stop = Hours(options.max_hours)
     command = plans.training_command(options)
     board = plans.search(plan, placement, console, stop, command)
+    if board is None:
+        return
     console.print(f"- {history.describe(board)}")
     tuned = compared(*given, winners=board.tuned()).threaded(placement.threads)
 

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 import optuna
 from optuna.pruners import BasePruner
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.execute.trials import Trials
-from harness.core.errors import Stopped, UserError
+from harness.core.errors import Stopped, UserError, redacted
 from harness.core.files import drop_torn_line, locked, require_log
 from harness.core.reading import shaped
 from harness.core.registry import find
@@ -36,10 +36,11 @@ DEATHS = 3
 class Board(Trials):
     """Trials in a journal; a subclass defines which trials there are and how to run one."""
 
-    def __init__(self, plan: SharedPlan, pruner: BasePruner | None = None, minimized: int = 0):
+    def __init__(self, plan: SharedPlan, pruner: BasePruner | None = None, minimized: int = 0, store: str = ""):
         """Open or create the journal; `minimized` is the number of further values of a trial, where lower is better.
 
-        `UserError` if the folder or the journal cannot be used.
+        With a `store`, the address of a database, the trials are there instead. `UserError` if the folder, the journal
+        or the database cannot be used.
         """
         self.plan = plan
         self.folder = plan.folder
@@ -49,14 +50,11 @@ class Board(Trials):
             raise UserError(f"{error.filename}: is not a folder, but a study needs one there. Move it away.") from error
         metric: Any = find("metric", plan.metric)
         directions: Any = ["minimize" if metric.lower_is_better else "maximize", *["minimize"] * minimized]
-        journal = self.folder / "journal.log"
-        if journal.exists():
-            require_log(journal)
+        place = redacted(store) if store else str(self.folder / "journal.log")
         try:
-            storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_KernelLock(journal)))
-            name = f"{plan.name}-{plan.digest}"
             self.study = optuna.create_study(
-                storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
+                storage=_remote(store) if store else journal_of(self.folder / "journal.log"),
+                study_name=f"{plan.name}-{plan.digest}", directions=directions, pruner=pruner, load_if_exists=True,
             )  # fmt: skip
             for trial in self.trials():
                 shaped(self._told(trial), self.TOLD)
@@ -64,8 +62,9 @@ class Board(Trials):
             if isinstance(error, (MemoryError, Stopped, UserError)):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
+            advice = "Start the database, or correct --store" if store else "Remove it"
             raise UserError(
-                f"{journal}: Optuna cannot use it ({reason}). Remove it: finished runs are kept and found again."
+                f"{place}: Optuna cannot use it ({reason}). {advice}: finished runs are kept and found again."
             ) from error
 
     TOLD: ClassVar[Any]
@@ -169,6 +168,17 @@ class Board(Trials):
 
     def _lease(self, number: int) -> Path:
         return self.folder / "leases" / str(number)
+
+
+def journal_of(journal: Path) -> JournalStorage:
+    """Return the storage of trials in a file of this machine."""
+    if journal.exists():
+        require_log(journal)
+    return JournalStorage(JournalFileBackend(str(journal), lock_obj=_KernelLock(journal)))
+
+
+def _remote(store: str) -> RDBStorage:
+    return RDBStorage(store, engine_kwargs={"pool_pre_ping": True})  # a connection may have been lost since
 
 
 class _KernelLock(JournalFileSymlinkLock):

@@ -89,6 +89,8 @@ class Remote(Placement):
     launcher: str = ""
     on: str = ""
     jobs: int | None = None
+    store: str = ""
+    """Address of the database of a search."""
     detach: bool = False
     """Whether the command ends once the trials are submitted."""
 

@@ -21,8 +21,10 @@ import time
 from pathlib import Path
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.shared import plugins_in
 from harness.ablation.execute.node import settle
+from harness.ablation.execute.slots import Slots, store_of
 from harness.ablation.execute.trials import title_of
 from harness.core.errors import NoValue, UserError, guarded, leave, named
 from harness.core.registry import load_plugins
@@ -79,9 +81,12 @@ def main(words: list[str], stop: Stop) -> None:
         raise UserError(f"{' '.join(words) or 'no arguments'}: give the file of a plan and the number of a trial.")
     path = Path(words[0])
     load_plugins(plugins_in(path))
+    index = int(words[1])
+    if path.name == SearchPlan.FILE:
+        search = settle(SearchPlan.read(path), path.parent)
+        return Slots(search, store_of("")).carry_out(index, stop)
     plan = Plan.read(path)
     trials = plan.trials()
-    index = int(words[1])
     if index >= len(trials):
         raise UserError(f"{index}: {plan.name} has {len(trials)} trials, numbered from 0. Give a smaller number.")
     plan = settle(plan, path.parent)

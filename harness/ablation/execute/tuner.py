@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Collection, Container
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -43,6 +43,9 @@ GIVEN_UP, DIVERGED, FAILED = "given up", "diverged", "failed"
 """How a trial without a value ended: the pruner stopped it, a number was not finite, or something else failed."""
 
 
+T = TypeVar("T")
+
+
 class Trial(TypedDict, total=False):
     """Attributes of a trial in the journal."""
 
@@ -52,6 +55,8 @@ class Trial(TypedDict, total=False):
     """Seconds of the earlier attempts together."""
     worker: int
     """Process id of its worker."""
+    slot: int
+    """Number by which an engine knows it."""
     run: str
     ended: Literal["given up", "diverged", "failed"]
     reason: str
@@ -66,8 +71,8 @@ class SearchBoard(Board):
     TOLD = Trial
     plan: SearchPlan
 
-    def __init__(self, plan: SearchPlan):
-        super().__init__(plan, pruner_of(plan), minimized=0 if plan.against is None else 1)
+    def __init__(self, plan: SearchPlan, store: str = ""):
+        super().__init__(plan, pruner_of(plan), minimized=0 if plan.against is None else 1, store=store)
 
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
         lacking = min(self.plan.space.keys() - trial.params.keys(), default="")
@@ -95,7 +100,7 @@ class SearchBoard(Board):
             print(f"{title}: {text}", flush=True)
 
         say(", ".join(f"{path} {value}" for path, value in settings(trial.params).items()))
-        trial.set_user_attr("run", Run.of(config).name)
+        self._in_store(lambda: trial.set_user_attr("run", Run.of(config).name))
         try:
             with named(title):
                 run = ensure(config, say, stop, self._look(trial, Run.of(config)) if self.plan.pruner else None)
@@ -104,7 +109,7 @@ class SearchBoard(Board):
             say(str(error))
             return
         value, *cost = self.values(run)
-        self.study.tell(trial, [value, *cost])
+        self._in_store(lambda: self.study.tell(trial, [value, *cost], skip_if_finished=True))
         against = "".join(f", {self.plan.against} {spent:.4g}" for spent in cost)
         measured = f"{label_of(self.plan.metric)} {value:.4g} at NFE {self.plan.nfe}{against}"
         say(f"{measured}, {time.perf_counter() - started:.0f} s")
@@ -128,9 +133,13 @@ class SearchBoard(Board):
 
         It counts as pruned: TPE avoids the settings of a pruned trial, but ignores a failed one.
         """
-        trial.set_user_attr("reason", reason)
-        trial.set_user_attr("ended", how)
-        self.study.tell(trial, state=TrialState.PRUNED)
+        self._in_store(lambda: trial.set_user_attr("reason", reason))
+        self._in_store(lambda: trial.set_user_attr("ended", how))
+        self._in_store(lambda: self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True))
+
+    def _in_store(self, act: Callable[[], T], later: bool = False) -> T | None:
+        """Act on the store of the trials. With `later`, a store that does not answer may be left out until later."""
+        return act()
 
     def front(self) -> list[FrozenTrial]:
         """Return the Pareto front of finished trials, from the best quality to the lowest cost, without duplicates.
@@ -196,22 +205,30 @@ class SearchBoard(Board):
     def _look(self, trial: optuna.Trial, run: Run) -> Callable[[Trained, int], None]:
         """Return a callback that judges a run at its rungs and reports the values; it raises `Pruned` to give it up."""
         judge = judge_of(run.config)
-        reported = {
+        known = {
             step: values[self.plan.metric] for step, values in known_rungs(run, judge.protocol, self.plan.nfe).items()
         }
-        for step, value in reported.items():  # of earlier attempts
-            trial.report(value, step)
+        reported = set[int]()
+
+        def report() -> None:
+            for step in known.keys() - reported:
+                trial.report(known[step], step)
+                reported.add(step)
+
+        def prunes() -> bool:
+            report()
+            return trial.should_prune()
 
         def look(trained: Trained, step: int) -> None:
             if step == run.config.train.steps or not self.plan.is_rung(step):  # the evaluation covers the end
                 return
             value = judge_rung(run, trained, step, judge, self.plan.nfe)[self.plan.metric]
-            if step not in reported:
-                trial.report(value, step)
-            if trial.should_prune():
+            known[step] = value
+            if self._in_store(prunes, later=True):
                 found = f"{label_of(self.plan.metric)} {value:.4g} at NFE {self.plan.nfe}"
                 raise Pruned(f"given up at step {step}: {found}.")
 
+        self._in_store(report, later=True)  # of earlier attempts
         return look
 
     def _any_left(self) -> bool:
@@ -220,7 +237,7 @@ class SearchBoard(Board):
 
     def _ask(self) -> optuna.Trial:
         drawn = len({title_of(t) for t in self.trials() if t.state != TrialState.WAITING})
-        self.study.sampler = _sampler(stream_seed(self.plan.base.seed, "search", drawn) % 2**32)
+        self.study.sampler = sampler(stream_seed(self.plan.base.seed, "search", drawn) % 2**32)
         return self.study.ask(self.plan.space)
 
     def _put_in(self) -> None:
@@ -273,7 +290,7 @@ def _last_written(folder: Path) -> float:
     return last
 
 
-def _sampler(seed: int) -> TPESampler:
+def sampler(seed: int) -> TPESampler:
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # because of `group`
         return TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, seed=seed)
 
