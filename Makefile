@@ -22,6 +22,16 @@ MAX_HOURS ?=
 TRIALS ?=
 ## processes that train side by side; the harness chooses if not given
 WORKERS ?=
+## what runs the trials: local, slurm, ray, or a plugin's launcher; local if not given
+LAUNCHER ?=
+## words to the engine about one trial: ON="--partition=gpu --gres=gpu:1 --time=240" for slurm, ON="num_gpus=0.5" for ray
+ON ?=
+## largest number of trials at a time in the engine
+JOBS ?=
+## database of a search on several nodes, like postgresql+psycopg://me@host/searches
+STORE ?=
+## DETACH=1 ends the command once the engine has the trials; the same command finds them again
+DETACH ?=
 ## changes to the configuration, without spaces in a value: SET="train.steps=200 evaluate.nfe=[2,8]"
 SET ?=
 ## Python files with your components
@@ -59,6 +69,7 @@ BENCH_READY := .venv/bench-ready
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 COMPARED = $(PAPER) $(foreach file,$(PLUGIN),--plugin $(file)) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS))
 PRINTED = $(if $(FORMAT),--format $(FORMAT))
+ENGINE = $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(ON),--on='$(ON)') $(if $(JOBS),--jobs $(JOBS)) $(if $(STORE),--store '$(STORE)') $(if $(DETACH),--detach)
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
 .DEFAULT_GOAL := help
@@ -85,13 +96,13 @@ help:
 plan: $(READY)
 	@$(BIN)/harness plan $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
-## Train and compare the arms of a study: STUDY SCALE SEEDS UNTIL MAX_HOURS WORKERS SET PLUGIN
+## Train and compare the arms of a study: STUDY SCALE SEEDS UNTIL MAX_HOURS WORKERS SET PLUGIN LAUNCHER ON JOBS STORE DETACH
 ablation: $(READY)
-	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(LENGTH) $(if $(WORKERS),--workers $(WORKERS))
+	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(LENGTH) $(if $(WORKERS),--workers $(WORKERS)) $(ENGINE)
 
-## Search for better settings: SEARCH SCALE SEEDS UNTIL MAX_HOURS TRIALS WORKERS SET PLUGIN
+## Search for better settings: SEARCH SCALE SEEDS UNTIL MAX_HOURS TRIALS WORKERS SET PLUGIN LAUNCHER ON JOBS STORE DETACH
 tuning: $(READY)
-	@$(BIN)/harness tune $(SEARCH) $(OPTIONS) $(LENGTH) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS))
+	@$(BIN)/harness tune $(SEARCH) $(OPTIONS) $(LENGTH) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) $(ENGINE)
 
 ## Straighten a finished run by rounds of reflow: RUN ROUNDS DISTIL WORKERS SET PLUGIN
 reflow: $(READY)

@@ -58,12 +58,13 @@ def launched(tiny: RunConfig, score: Any, monkeypatch: pytest.MonkeyPatch, undra
     """
     names = list[str]()
 
-    def run(board: Any, placement: Any, console: Any, stop: Any, report: Callable[[], Any], *_: Any) -> None:
+    def run(board: Any, placement: Any, console: Any, stop: Any, report: Callable[[], Any], *_: Any) -> bool:
         names.append(board.plan.name)
         for arm, seed in board.plan.unfinished():
             value = VALUES[arm][seed]
             score(board.plan.run(arm, seed), board.plan.protocol(arm), {1: 2 * value, 2: value})
         report()
+        return True
 
     monkeypatch.setattr("harness.cli.plans.launch", run)
     monkeypatch.setattr("harness.cli.plans.load_scale", lambda name: tiny)

@@ -67,9 +67,9 @@ def unbroken(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("unbroken") / "results"
     copy(teacher, results)
 
-    def launch_here(board: Board, *given: Any) -> None:
+    def launch_here(board: Board, *given: Any) -> bool:
         work(board, lambda: False)
-        launch(board, *given)
+        return launch(board, *given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_RESULTS", str(results))

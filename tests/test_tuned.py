@@ -150,7 +150,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """
     names = list[str]()
 
-    def run(board: Any, placement: Any, console: Any, stop: Any, report: Callable[[], list[Path]], *rest: Any) -> None:
+    def run(board: Any, placement: Any, console: Any, stop: Any, report: Callable[[], list[Path]], *rest: Any) -> bool:
         if isinstance(board, SearchBoard):
             names.append(board.plan.name)
             while claimed := board.next():
@@ -163,6 +163,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 names.append(f"{arm} {seed}")
                 judged(plan.run(arm, seed), plan, arm, 8.0 + seed - 3 * (arm == "b"))
         report()
+        return True
 
     monkeypatch.setattr("harness.cli.plans.launch", run)
     return names
