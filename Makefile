@@ -82,7 +82,7 @@ ALLOWED := $(if $(GIVEN),$(shell awk -v goals=" $(or $(MAKECMDGOALS),help) " '/^
 $(foreach name,$(filter-out $(ALLOWED) PYTHON HARNESS_% MLFLOW_% CUDA_% OMP_% PIP_% UV_% PYTEST_%,$(GIVEN)),\
   $(error $(name) is not an option of `make $(or $(MAKECMDGOALS),help)`, which has: $(or $(ALLOWED),none)))
 endif
-.PHONY: help plan ablation tuning reflow table tables report variance toy gallery publish verdicts bench ui test test-slow test-gpu gpu-check fuzz mutants coverage lint lock
+.PHONY: help plan ablation tuning cluster-check reflow table tables report variance toy gallery publish verdicts bench ui test test-slow test-gpu gpu-check fuzz mutants coverage lint lock
 
 ## List the targets and their options.
 help:
@@ -103,6 +103,10 @@ ablation: $(READY)
 ## Search for better settings: SEARCH SCALE SEEDS UNTIL MAX_HOURS TRIALS WORKERS SET PLUGIN LAUNCHER ON JOBS STORE DETACH
 tuning: $(READY)
 	@$(BIN)/harness tune $(SEARCH) $(OPTIONS) $(LENGTH) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) $(ENGINE)
+
+## Check whether two nodes of an engine can share the results folder: LAUNCHER ON PLUGIN
+cluster-check: $(READY)
+	@$(BIN)/harness cluster-check $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(ON),--on='$(ON)') $(foreach file,$(PLUGIN),--plugin $(file))
 
 ## Straighten a finished run by rounds of reflow: RUN ROUNDS DISTIL WORKERS SET PLUGIN
 reflow: $(READY)

@@ -189,6 +189,10 @@ def _studies(add: Add) -> None:
     options.study(sub, "all looks")
     options.side_by_side(sub)
 
+    about = "Check whether two nodes of an engine can share the results folder, and say what to do if not."
+    sub = add("cluster-check", about, "--launcher slurm --on=--partition=gpu", module="cluster_check")
+    options.engine(sub)
+
     about = "Train and compare the arms of a study; the same command continues it."
     sub = add("ablate", about, "weighting", "weighting --until decided --max-hours 3", "solver --scale points")
     options.study(sub, "the first look, or the last one taken")

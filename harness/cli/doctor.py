@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import torch
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from rich.console import Console
 from rich.table import Table
 
 from harness.ablation.design.folder import studies_folder
@@ -60,7 +61,11 @@ class Finding(NamedTuple):
 
 def run(options: argparse.Namespace) -> int:
     """Print all findings; return 1 if one prevents training, else 0."""
-    findings = [finding for look in LOOKS for finding in look()]
+    return findings_told([finding for look in LOOKS for finding in look()], terminal(), "training")
+
+
+def findings_told(findings: Sequence[Finding], console: Console, purpose: str) -> int:
+    """Print findings as a table, and which of them prevent the purpose; return 1 if one does, else 0."""
     table = Table(show_lines=True)
     table.add_column("", no_wrap=True)
     table.add_column("check", no_wrap=True)
@@ -68,10 +73,9 @@ def run(options: argparse.Namespace) -> int:
     for one in findings:
         mark = "fail" if one.hinders else "warn" if one.advice else "ok"
         table.add_row(mark, one.what, f"{one.found}\n{one.advice}" if one.advice else one.found)
-    console = terminal()
     console.print(table)
     hindering = [one.what for one in findings if one.hinders]
-    console.print(f"prevents training: {', '.join(hindering)}" if hindering else "nothing prevents training")
+    console.print(f"prevents {purpose}: {', '.join(hindering)}" if hindering else f"nothing prevents {purpose}")
     return 1 if hindering else 0
 
 

@@ -53,12 +53,17 @@ def sharing(sub: Parser) -> None:
     elsewhere(sub)
 
 
-def elsewhere(sub: Parser) -> None:
-    """Declare the options of trials that an engine runs on other machines."""
-    engine = "what runs the trials: local (this machine), slurm, ray, or the name of a plugin's (default: local)"
-    sub.add_argument("--launcher", default="local", metavar="NAME", help=engine)
+def engine(sub: Parser) -> None:
+    """Declare the engine of trials, and words to it."""
+    about = "what runs the trials: local (this machine), slurm, ray, or the name of a plugin's (default: local)"
+    sub.add_argument("--launcher", default="local", metavar="NAME", help=about)
     on = "words to the engine about one trial: --on='--partition=gpu --gres=gpu:1' for slurm, --on=num_gpus=0.5 for ray"
     sub.add_argument("--on", default="", metavar="WORDS", help=on)
+
+
+def elsewhere(sub: Parser) -> None:
+    """Declare the options of trials that an engine runs on other machines."""
+    engine(sub)
     jobs = "largest number of trials at a time in the engine (default: no limit)"
     sub.add_argument("--jobs", type=within(WORKERS), metavar="N", help=jobs)
     store = "database of a search on several nodes, like postgresql+psycopg://me@host/searches (default: HARNESS_STORE)"

@@ -44,6 +44,7 @@ class Launcher(ABC):
         self.name = name
         self.on = on
         self.jobs = jobs
+        self.program = "harness.ablation.execute.trial"
 
     def __init_subclass__(cls, name: str, **kwargs: object):
         super().__init_subclass__(**kwargs)
@@ -64,6 +65,10 @@ class Launcher(ABC):
     @abstractmethod
     def cancel(self) -> None:
         """Ask all trials to save and end; return once none is alive."""
+
+    def command(self, number: object) -> list[str]:
+        """Return the command of a trial; `number` may be a placeholder."""
+        return [sys.executable, "-P", "-m", self.program, str(self.plan), str(number)]
 
     def log(self, number: int) -> Path:
         """Return the file that receives the output of a trial."""
@@ -96,11 +101,6 @@ class Remote(Placement):
 
     def __str__(self) -> str:
         return f"by {self.launcher}"
-
-
-def command(plan: Path, number: object) -> list[str]:
-    """Return the command of a trial; `number` may be a shell's expression."""
-    return [sys.executable, "-P", "-m", "harness.ablation.execute.trial", str(plan), str(number)]
 
 
 def find(name: str) -> type[Launcher]:

@@ -7,6 +7,7 @@ its own, which `cancel` asks to save and end.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.ablation.execute import ray_tasks
-from harness.ablation.execute.launchers import Launcher, command
+from harness.ablation.execute.launchers import Launcher
 from harness.core.errors import UserError
 from harness.core.reading import say_once
 from harness.core.signals import given_back
@@ -45,7 +46,7 @@ class Ray(Launcher, name="ray"):
     def submit(self, numbers: Sequence[int]) -> None:
         self.log(0).parent.mkdir(exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
-        trials = {number: (command(self.plan, number), str(self.log(number))) for number in numbers}
+        trials = {number: (self.command(number), str(self.log(number))) for number in numbers}
         self.ray.get(self.owner.submit.remote(trials, os.getcwd(), environment))
 
     def alive(self) -> set[int]:
@@ -88,7 +89,7 @@ def _connected() -> Any:
     try:
         with given_back():  # Ray installs a handler of its own for SIGTERM
             address = os.environ.get("RAY_ADDRESS", "auto")
-            ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises many kinds
         said = " ".join(str(error).split())[:300]
         raise UserError(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.ablation.execute.launchers import LOGS, Launcher, command
+from harness.ablation.execute.launchers import LOGS, Launcher
 from harness.core.errors import UserError
 from harness.core.reading import say_once
 
@@ -62,7 +62,7 @@ class Slurm(Launcher, name="slurm"):
             f"--array={','.join(_ranges(indices))}{limit}", f"--job-name={self._job(group)}", "--requeue",
             "--open-mode=append", f"--output={logs}/array.log", f"--signal=USR1@{WARNING_S}",
         ]  # fmt: skip
-        unit = shlex.join(command(self.plan, "NUMBER")).replace("NUMBER", '"$number"')
+        unit = shlex.join(self.command("NUMBER")).replace("NUMBER", '"$number"')
         script = SCRIPT.format(offset=group * LARGEST_INDEX, command=unit, logs=shlex.quote(str(logs)))
         done = subprocess.run(["sbatch", *options, *self.words], input=script, capture_output=True, text=True)
         if done.returncode:
