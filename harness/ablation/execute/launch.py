@@ -137,9 +137,7 @@ class Work:
         """Leave out the trials that failed, that the launcher gave up, or that were lost `DEATHS` times."""
         known = {**self.launcher.given_up(), **self._logs.errors}
         for number in lost:
-            reason = (
-                why or known.get(number) or (f"it was lost {DEATHS} times" if self._tries[number] >= DEATHS else "")
-            )
+            reason = why or known.get(number) or (LOST if self._tries[number] >= DEATHS else "")
             if reason:
                 self.left_out[number] = reason
         self.open -= self.left_out.keys()
