@@ -170,7 +170,8 @@ def test_damaged_pairs_end_in_one_line_or_are_made_again(tmp_path: Path) -> None
     x0 = pairs.arrays["x0"]
     x0.path.write_bytes(b"\x93NUMPY" + bytes(len(x0.header) + 3 * x0.row))
     assert x0.rows == 0, "behind another header lie no pairs"
-    assert pairs.writer(2).done == 0
+    with pairs.writer(2) as writer:
+        assert writer.done == 0
     assert x0.path.read_bytes() == x0.header
     x0.path.unlink()
     os.mkfifo(x0.path)

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import io
 import json
 import os
@@ -5,14 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from harness.core.appending import Lines
 from harness.core.errors import UserError
+from harness.core.fence import hold
 from harness.core.files import (
     LEFT_S,
-    append_line,
+    NO_LOCKS,
     drop_torn_line,
     last_line,
     locked,
@@ -22,6 +27,7 @@ from harness.core.files import (
     read_lines,
     remove_leftovers,
     short_hash,
+    write_all,
     write_atomic,
     write_json,
 )
@@ -52,9 +58,59 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_other_file(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_line_that_does_not_fit_on_the_disk_names_its_file() -> None:
-    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
-        append_line(Path("/dev/full"), {"step": 1})
+def test_a_line_that_does_not_fit_on_the_disk_names_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    with Lines(path) as lines, open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), lines._file.fileno())
+        with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+            lines.add({"step": 1})
+
+
+def test_a_write_of_the_system_may_write_only_a_part() -> None:
+    written: list[bytes] = []
+
+    def write(content: memoryview) -> int:
+        written.append(bytes(content[:3]))
+        return len(written[-1])
+
+    write_all(Mock(write=write), np.arange(8, dtype=np.uint8).reshape(2, 4).data)
+    assert b"".join(written) == bytes(range(8))
+    assert len(written) == 3
+
+
+@pytest.mark.parametrize("content", [None, b"", b"1\n", b"1\n2", b"1"])
+def test_lines_begin_with_the_complete_lines_and_earlier_writers_reach_them_no_more(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "lines"
+    if content is not None:
+        path.write_bytes(content)
+    with Lines(path) as old:
+        whole = b"1\n" if content and b"1\n" in content else b""
+        assert path.read_bytes() == whole
+        old.add(2)
+        with Lines(path) as new:
+            old.add(3)
+            new.add(4)
+            new.sync()
+    assert path.read_bytes() == whole + b"2\n4\n"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_a_file_system_without_locks_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Behind a fence, the work goes on; any other error of a lock is raised as it is."""
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(number, "no locks")))
+    path = tmp_path / "lock"
+    with pytest.raises(UserError, match=rf"^{path}: its file system has no file locks \(no locks\), "), locked(path):
+        pass
+    with hold(tmp_path / "owner.json", {"job": "1"}), locked(path) as ours:
+        assert ours
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"), hold(tmp_path / "owner.json", {"job": "1"}), locked(path):
+        pass
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

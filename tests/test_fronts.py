@@ -23,9 +23,10 @@ from harness.ablation.design.space import log, one_of
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.execute.worker import work
 from harness.ablation.report import history
+from harness.core.appending import Lines
 from harness.core.config import override
 from harness.core.errors import UserError
-from harness.core.files import append_line, read_json, write_json
+from harness.core.files import read_json, write_json
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 
@@ -111,8 +112,9 @@ def judged(run: Run, values: dict[int, float], seconds: dict[int, float]) -> Non
     write_json(
         run.folder / "environment.json", environment | {"device_use": {"flops_per_sample": 7.0, "peak_flops": 1.0}}
     )
-    for step, rate in ((6, 10.0), (12, 20.0)):
-        append_line(run.folder / "metrics.jsonl", {"step": step, "time": 1.0, "samples_per_second": rate})
+    with Lines(run.folder / "metrics.jsonl") as lines:
+        for step, rate in ((6, 10.0), (12, 20.0)):
+            lines.add({"step": step, "time": 1.0, "samples_per_second": rate})
 
 
 def test_costs_are_read_from_the_run_directory(tiny: RunConfig) -> None:

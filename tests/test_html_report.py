@@ -29,8 +29,9 @@ from harness.ablation.report.findings import Report
 from harness.cli import main, plans
 from harness.cli.shared import own_folder
 from harness.core import svg
+from harness.core.appending import Lines
 from harness.core.config import flatten
-from harness.core.files import append_line, results_folder
+from harness.core.files import results_folder
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.judge import judge_of
@@ -237,12 +238,13 @@ def test_the_loss_by_noise_level_is_the_mean_at_the_end_of_finished_runs(three: 
     assert "No finished run has a record of it." in Parsed(rendered(three)).said["p"]
     (first, second, *_), steps = BINS, plan.arms["a"].train.steps
     for seed, ends in ((0, (1.0, 2.0)), (1, (3.0, 4.0))):
-        for step, value in ((1, 99.0), (steps - 1, ends[0]), (steps, ends[1])):
-            line = {"step": step, "time": 0.0, f"loss_by_log_snr/{first}": value, f"loss_by_log_snr/{second}": math.inf}
-            append_line(plan.run("a", seed).folder / "metrics.jsonl", line)
-    append_line(
-        plan.run("b", 0).folder / "metrics.jsonl", {"step": steps - 1, "time": 0.0, f"loss_by_log_snr/{first}": 5.0}
-    )
+        values = ((1, 99.0), (steps - 1, ends[0]), (steps, ends[1]))
+        with Lines(plan.run("a", seed).folder / "metrics.jsonl") as lines:
+            for step, value in values:
+                losses = {f"loss_by_log_snr/{first}": value, f"loss_by_log_snr/{second}": math.inf}
+                lines.add({"step": step, "time": 0.0, **losses})
+    with Lines(plan.run("b", 0).folder / "metrics.jsonl") as lines:
+        lines.add({"step": steps - 1, "time": 0.0, f"loss_by_log_snr/{first}": 5.0})
     last = [2.0, 4.0] if steps - 1 <= 0.9 * steps else [1.0, 2.0, 3.0, 4.0]
     assert page_figures.losses_of(plan) == {"a": {first: pytest.approx(np.mean(last))}}
     assert "Loss by log SNR at the end of training" in rendered(three)

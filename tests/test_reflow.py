@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -384,12 +385,11 @@ def test_a_rank_that_waits_for_the_pairs_of_the_first_can_be_stopped(small: RunC
 def test_pairs_that_find_no_room_name_their_file(small: RunConfig) -> None:
     pairs = Run.of(override(small, {"reflow.rounds": 1})).pairs
     pairs.folder.mkdir(parents=True)
-    writer = pairs.writer(20)
     path = pairs.arrays["x0"].path
-    path.unlink()
-    path.symlink_to("/dev/full")
-    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
-        writer.add({"x0": np.zeros((20, 1, 8, 8), np.float32)})
+    with pairs.writer(20) as writer, open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), writer.files["x0"]._file.fileno())
+        with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+            writer.add({"x0": np.zeros((20, 1, 8, 8), np.float32)})
 
 
 @pytest.mark.parametrize("kind", ["not-finite", "unsolvable"])

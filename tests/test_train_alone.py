@@ -14,7 +14,7 @@ import torch
 from harness.cli import main
 from harness.core.config import override, to_dict
 from harness.core.errors import UserError
-from harness.core.files import runs_folder
+from harness.core.files import runs_folder, write_json
 from harness.evaluation.extractors import weights_here
 from harness.runs import threads
 from harness.runs.config import RunConfig
@@ -54,11 +54,13 @@ def test_a_new_run_takes_the_free_threads_and_its_name_says_so(tiny: RunConfig, 
 def test_a_run_that_was_begun_keeps_its_threads(tiny: RunConfig, three_free: None) -> None:
     """Also a study's run on one thread; of several runs, the one on the free threads."""
     other = override(tiny, {"train.threads": 2})
-    Run.of(other).folder.mkdir(parents=True)
+    Run.of(other).describe(say=print)
     assert threaded(tiny) == (other, "train.threads=2, as in the run on disk")
-    Run.of(tiny).folder.mkdir()
+    write_json(Run.of(tiny).folder / "owner.json", {})
+    assert threaded(tiny) == (other, "train.threads=2, as in the run on disk"), "of a run that has not begun yet"
+    Run.of(tiny).describe(say=print)
     assert threaded(tiny)[0].train.threads == 1
-    Run.of(override(tiny, {"train.threads": 3})).folder.mkdir()
+    Run.of(override(tiny, {"train.threads": 3})).describe(say=print)
     assert threaded(tiny)[0].train.threads == 3
 
 

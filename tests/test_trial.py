@@ -72,7 +72,7 @@ def test_a_signal_saves_and_the_next_call_goes_on(tiny: RunConfig, number: signa
     run = plan.run("snr", 0)
     process = subprocess.Popen(trial(path, 1), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
-    while not (run.folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    while not run.steps_done and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(number)
     _, said = process.communicate(timeout=100)

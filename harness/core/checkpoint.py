@@ -14,6 +14,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from harness.core.errors import UserError
+from harness.core.fence import require_held
 from harness.core.files import short_hash, write_atomic
 from harness.core.reading import Damaged, bytes_of, parse
 
@@ -78,7 +79,8 @@ def _put(folder: Path, step: int, content: bytes, keep: int | None) -> Path:
     others = [other for other in checkpoints(folder) if other != path]
     earlier = [other for other in others if step_of(other) < step]
     for old in {*others} - {*earlier[: keep - 1 if keep else None]}:
-        old.unlink()
+        require_held()
+        old.unlink(missing_ok=True)
     return path
 
 
@@ -124,6 +126,7 @@ def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
 
 def set_aside(path: Path) -> str:
     """Delete a damaged checkpoint, or rename an intact one that does not fit. Return what is wrong with it."""
+    require_held()
     if path.is_file() and short_hash(path.read_bytes()) != path.stem.partition("-")[2]:
         path.unlink()
         return "is damaged"

@@ -97,6 +97,10 @@ class Stopped(Exception):
     """SIGTERM, SIGHUP or Ctrl-C arrived: everything is saved, and the same command continues."""
 
 
+class Superseded(Stopped):
+    """A newer attempt at the trial writes now: this one saves nothing more."""
+
+
 KEPT = "What was done is kept; mend it, then run the same command again."
 
 

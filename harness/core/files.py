@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import Stopped, UserError
+from harness.core.fence import fenced, require_held
 from harness.core.reading import LARGEST, Damaged, bytes_of, parse, require_file, say_once, shaped
 from harness.core.signals import asked_to_stop
 
@@ -29,6 +31,8 @@ PART = ".part"
 """End of the names of temporary files."""
 LEFT_S = 600.0
 """Seconds after which a temporary file is no longer being written."""
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of a file system without file locks."""
 MOMENT_S = 1.0
 """Seconds within which a process releases a lock that it holds to write one line."""
 
@@ -54,17 +58,33 @@ def placed(path: Path) -> Iterator[None]:
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` in one step: a reader sees the old content or the new, never a part."""
+    replaced(path, [content if isinstance(content, bytes) else content.encode(errors="backslashreplace")]).close()
+
+
+def replaced(path: Path, pieces: Iterable[bytes]) -> io.FileIO:
+    """Replace `path` as `write_atomic` does, by a file with these pieces; return it, open for more at its end.
+
+    `Superseded`, and `path` stays, if a newer attempt has claimed the trial.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    try:
-        with placed(path):
-            with open(temporary, "wb") as file:
-                file.write(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with placed(path), contextlib.ExitStack() as undo:
+        file = undo.enter_context(open(temporary, "wb", buffering=0))
+        undo.callback(temporary.unlink, missing_ok=True)
+        for piece in pieces:
+            write_all(file, piece)
+        os.fsync(file.fileno())
+        require_held()
+        temporary.replace(path)
+        undo.pop_all()
+        return file
+
+
+def write_all(file: io.FileIO, content: bytes | memoryview) -> None:
+    """Write the whole content: one call of the system may write only a part."""
+    left = memoryview(content).cast("B")
+    while left:
+        left = left[file.write(left) :]
 
 
 def _temporary(path: Path) -> Path:
@@ -87,6 +107,7 @@ def remove_leftovers(folder: Path) -> None:
     for path in found:
         with contextlib.suppress(FileNotFoundError):
             if now - path.stat().st_mtime > LEFT_S:
+                require_held()
                 path.unlink()
 
 
@@ -127,19 +148,6 @@ def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     return content.getvalue()
 
 
-def append_line(path: Path, value: Any) -> None:
-    """Add a line to a JSON-lines file."""
-    with placed(path), open(path, "a") as file:
-        file.write(json.dumps(value) + "\n")
-
-
-def sync(path: Path) -> None:
-    """Flush a file to disk, if it exists, so that it survives a power cut."""
-    if path.exists():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-
-
 def drop_torn_line(path: Path) -> None:
     """Cut off an unfinished last line, which a kill or a full disk leaves behind."""
     if not path.exists():
@@ -154,15 +162,21 @@ def drop_torn_line(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
+def complete_lines(path: Path) -> bytes:
+    """Return the content of a file of lines, without an unfinished last line; empty if there is no file."""
+    if not path.exists():
+        return b""
+    require_log(path)
+    head, end, _ = path.read_bytes().rpartition(b"\n")
+    return head + end
+
+
 def read_lines(path: Path, shape: Any = dict[str, Any], start: int = 0) -> list[Any]:
     """Return the complete lines of a JSON-lines file, without the first `start`; empty if there is no file.
 
     A damaged line is reported once and left out.
     """
-    if not path.exists():
-        return []
-    require_log(path)
-    lines = path.read_bytes().rpartition(b"\n")[0].split(b"\n")
+    lines = complete_lines(path).split(b"\n")
     return [*_intact(path, shape, enumerate(lines[start:], start + 1))]
 
 
@@ -213,11 +227,22 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _taken(file: io.BufferedWriter) -> bool:
-    """Try to take the lock; return whether this process holds it now."""
+    """Try to take the lock; return whether this process holds it now.
+
+    Where the file system has no locks, a process behind a fence goes on as if it held the lock; others may not.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        if not fenced():
+            raise UserError(
+                f"{file.name}: its file system has no file locks ({error.strerror}), without which two processes "
+                "could write to one run. Set HARNESS_RESULTS to a folder on another file system."
+            ) from None
     return True
 
 

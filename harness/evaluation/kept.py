@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.core.checkpoint import checkpoints, read_intact, step_of, write_checkpoint
+from harness.core.fence import require_held
 
 KEEP_EVERY_S = 60.0
 """Seconds between two writes of extracted rows to disk."""
@@ -29,6 +30,7 @@ class KeptRows:
         for path in reversed(checkpoints(folder)) if folder else ():
             rows = read_intact(path, "cpu")
             if rows is None or not _continues(rows, self.batches):  # this file or an earlier one is damaged
+                require_held()
                 path.unlink()
                 continue
             self._kept.append(rows)
@@ -57,6 +59,7 @@ class KeptRows:
     def clear(self) -> None:
         """Delete the rows on disk."""
         if self.folder:
+            require_held()
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -2,7 +2,7 @@
 
     results/local/runs/<training digest>-s<seed>/
         config.json  environment.json  metrics.jsonl  checkpoints/  samples/
-        evaluations/<protocol digest>.json  diverged.json  pruned.json
+        evaluations/<protocol digest>.json  diverged.json  pruned.json  owner.json
 
 The digest covers everything that training depends on and nothing else: no run is trained twice, and a change of
 `evaluate` retrains nothing. If a run learns the pairs of another run (`reflow`), its configuration names this parent.
@@ -65,7 +65,7 @@ class Run:
         folder = runs_folder() / name if _NAME.fullmatch(name) else Path(name).resolve()
         place = folder / "config.json"
         if not place.is_file():
-            near = difflib.get_close_matches(name, (path.name for path in runs_folder().glob("*-s*")), n=1)
+            near = difflib.get_close_matches(name, (p.parent.name for p in runs_folder().glob("*/config.json")), n=1)
             advice = f"Did you mean '{near[0]}'?" if near else "`harness runs` lists them."
             raise UserError(f"{name}: no such run. The runs are the folders in {runs_folder()}. {advice}")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from harness.core.config import override
 from harness.core.drawing import spared
 from harness.core.errors import Diverged, NoValue, Stopped
-from harness.core.files import append_line, drop_torn_line, read_lines, sync
+from harness.core.files import complete_lines, read_lines, write_atomic
 from harness.core.signals import Stop
 from harness.data.base import load, spaced
 from harness.data.pictures import SHOWN, draw
@@ -231,8 +232,7 @@ def judge_rung(run: Run, trained: Trained, step: int, judge: Judge, nfe: int) ->
     with matmul_precision("fp32"):
         values = judge(SampleBatch(batch.x, batch.y) for batch in batches)
     path = run.folder / "rungs.jsonl"
-    drop_torn_line(path)
     about = {"step": step, "time": time.time(), "protocol": judge.protocol.digest, "nfe": nfe}
-    append_line(path, {**about, "values": values})
-    sync(path)
+    line = json.dumps({**about, "values": values}) + "\n"
+    write_atomic(path, complete_lines(path) + line.encode())
     return values

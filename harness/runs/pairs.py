@@ -12,21 +12,21 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from pydantic import PositiveFloat
 from typing_extensions import TypedDict
 
+from harness.core.appending import OwnFile
 from harness.core.errors import NoValue, UserError
-from harness.core.files import locked, placed, read_json_if_there, write_json
+from harness.core.files import locked, read_json_if_there, remove_leftovers, write_json
 from harness.core.reading import no_file
 from harness.runs.contents import Note
 
@@ -142,8 +142,10 @@ class PairSet:
         return locked(self.folder / "lock")
 
     def require_room(self) -> None:
-        """Raise `UserError` if the missing pairs do not fit on the disk."""
+        """Raise `UserError` if the missing pairs, or before them the copy of an array, do not fit on the disk."""
         missing = sum(array.size(self.number) - array.size(array.rows) for array in self.arrays.values())
+        if missing:
+            missing = max(missing, *(array.size(array.rows) for array in self.arrays.values()))
         free = shutil.disk_usage(next(place for place in self.folder.parents if place.exists())).free
         if missing > free:
             each = sum(array.row for array in self.arrays.values())
@@ -179,37 +181,45 @@ class PairSet:
         return Writer(self, min(self.done, self.number - 1) // batch_size * batch_size)
 
 
-class Writer:
-    """Append batches to the files of a set of pairs."""
+class Writer(ExitStack):
+    """Append batches to copies of the files of a set of pairs, which take the place of the files."""
 
     def __init__(self, pairs: PairSet, done: int):
+        super().__init__()
         self.pairs = pairs
         self.done = done
         self.hashes = {name: hashlib.sha256() for name in pairs.arrays}
-        for name, array in pairs.arrays.items():
-            if not array.rows:
-                array.path.write_bytes(array.header)
-            os.truncate(array.path, array.size(done))
-            with open(array.path, "rb") as file:
-                while part := file.read(1 << 24):
-                    self.hashes[name].update(part)
+        self.files: dict[str, OwnFile] = {}
+
+    def __enter__(self) -> Self:
+        remove_leftovers(self.pairs.folder)
+        for name, array in self.pairs.arrays.items():
+            self.files[name] = self.enter_context(OwnFile(array.path, self._begun(name, array)))
+        return self
+
+    def _begun(self, name: str, array: Array) -> Iterator[bytes]:
+        """Yield the header and the rows to keep, and hash them."""
+        left = array.size(self.done)
+        with open(array.path, "rb") if array.rows else io.BytesIO(array.header) as file:
+            while part := file.read(min(left, 1 << 24)):
+                self.hashes[name].update(part)
+                left -= len(part)
+                yield part
 
     def add(self, batch: Mapping[str, np.ndarray]) -> None:
         """Append a batch, {name of the array: rows}."""
-        for name, array in self.pairs.arrays.items():
+        for name, file in self.files.items():
             content = np.ascontiguousarray(batch[name]).data
-            with placed(array.path), open(array.path, "ab") as file:
-                file.write(content)
+            file.append(content)
             self.hashes[name].update(content)
         self.done += len(next(iter(batch.values())))
 
     def finish(self, about: Mapping[str, Any]) -> None:
         """Write pairs.json after the last batch; `about` says how the pairs were made."""
         files = {}
-        for name, array in self.pairs.arrays.items():
-            with open(array.path, "rb") as file:
-                os.fsync(file.fileno())
-            files[name] = {"sha256": self.hashes[name].hexdigest(), "stamp": _stamp(array.path)}
+        for name, file in self.files.items():
+            file.sync()
+            files[name] = {"sha256": self.hashes[name].hexdigest(), "stamp": _stamp(file.path)}
         write_json(self.pairs.folder / "pairs.json", {**about, "number": self.pairs.number, "files": files})
 
 

@@ -64,11 +64,14 @@ def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
     sampling = run.config.pairs_sampling
     config = teacher.config
     trained = restore(teacher)
-    writer = run.pairs.writer(sampling.batch_size)
-    begun = writer.done
     calls = 0
-    started = time.perf_counter()
-    with threadpool_limits(config.train.threads), matmul_precision("fp32"):
+    with (
+        run.pairs.writer(sampling.batch_size) as writer,
+        threadpool_limits(config.train.threads),
+        matmul_precision("fp32"),
+    ):
+        begun = writer.done
+        started = time.perf_counter()
         torch.set_num_threads(config.train.threads)
         for batch in generate(
             trained, sampling, sampling.nfe, run.data.shape, sampling.number,
@@ -82,6 +85,7 @@ def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
             calls += batch.calls * len(batch.x)
             if stop():
                 raise Stopped(f"stopped after {writer.done} of {sampling.number} pairs")
-    new = writer.done - begun
-    rate = new / (time.perf_counter() - started)
-    writer.finish({**made, "calls": calls / new, "pairs_per_second": rate, "commit": commit(), "machine": machine()})
+        new = writer.done - begun
+        rate = new / (time.perf_counter() - started)
+        about = {"calls": calls / new, "pairs_per_second": rate, "commit": commit(), "machine": machine()}
+        writer.finish({**made, **about})

@@ -40,7 +40,7 @@ def threaded(config: RunConfig) -> tuple[RunConfig, str]:
     free = free_threads()
     for threads in dict.fromkeys((free, config.train.threads, *range(1, 1 + max(MOST, os.cpu_count() or 1)))):
         begun = override(config, {"train.threads": threads})
-        if Run.of(begun).folder.exists():
+        if (Run.of(begun).folder / "config.json").exists():
             return begun, f"train.threads={threads}, as in the run on disk"
     why = "the free cores of this machine; the run's name depends on it, --set train.threads=N changes it"
     return override(config, {"train.threads": free}), f"train.threads={free}: {why}"

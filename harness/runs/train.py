@@ -10,9 +10,11 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from harness.core.appending import Lines
 from harness.core.drawing import spared
 from harness.core.errors import Diverged, Pruned, Unsolvable
-from harness.core.files import append_line, drop_torn_line, remove_leftovers, sync, write_json
+from harness.core.fence import require_held
+from harness.core.files import remove_leftovers, write_json
 from harness.core.progress import told
 from harness.core.provenance import commit, machine
 from harness.core.rng import stream_seed
@@ -78,17 +80,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
         network = config.build(run.data).to(config.train.resolved_device())
         if run.parent and config.reflow.warm_start:
             network.load_state_dict(averaged(teacher_of(run)).network.state_dict())
-        objective = _objective(run)
-        if ranks.first:
-            _prepare(run, network, objective)
-        callbacks = _callbacks(run, objective, say, stop, look)
-        try:
-            fit(config.train, config.seed, network, objective, run.data, run.folder / "checkpoints", callbacks, ranks)
-        except (Diverged, Pruned) as error:
-            if ranks.first:
-                callbacks.settle()
-                write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
-            raise
+        _fit(run, network, say, stop, ranks, look)
         if ranks.first:
             for line in diagnoses(run.metrics()):
                 say(line)
@@ -102,13 +94,30 @@ def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
     fill_pairs(run, stop, ranks)
 
 
-def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:
-    """Remove leftovers of a kill, and write environment.json."""
+def _fit(run: Run, network: nn.Module, say: Say, stop: Stop, ranks: Ranks, look: Look | None) -> None:
+    """Take the steps that are left, and write why they end early unless they can go on."""
+    config = run.config.train
+    objective = _objective(run)
+    lines = _prepared(run, network, objective) if ranks.first else None
+    with lines or nullcontext():
+        callbacks = _callbacks(run, objective, say, stop, look, lines)
+        try:
+            fit(config, run.config.seed, network, objective, run.data, run.folder / "checkpoints", callbacks, ranks)
+        except (Diverged, Pruned) as error:
+            if ranks.first:
+                callbacks.settle()
+                write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
+            raise
+
+
+def _prepared(run: Run, network: nn.Module, objective: Objective) -> Lines:
+    """Remove leftovers of a kill, write environment.json, and return the metrics.jsonl of this attempt."""
+    require_held()
     remove_leftovers(run.folder)
     (run.folder / "pruned.json").unlink(missing_ok=True)
-    drop_torn_line(run.folder / "metrics.jsonl")
     if run.steps_done < run.config.train.steps or not run.environment:
         _write_environment(run, network, objective)
+    return Lines(run.folder / "metrics.jsonl")
 
 
 def _objective(run: Run) -> Objective:
@@ -122,9 +131,11 @@ def _objective(run: Run) -> Objective:
     return Objective(learned, noise_state, 1.0 if config.reflow.distil else None, device, config.perceptual)
 
 
-def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
+def _callbacks(
+    run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None, lines: Lines | None = None
+) -> Callbacks:
+    """Return what training calls; only the first rank has `lines`, and only there it logs."""
     last = run.steps_done
-    path = run.folder / "metrics.jsonl"
     data = run.data
     real = data.encode(data.train[spaced(SPREAD, len(data.train))])
     use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
@@ -137,7 +148,8 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
             return
         if "samples_per_second" in line:
             line["mfu"] = line["samples_per_second"] * use["flops_per_sample"] / use["peak_flops"]
-        append_line(path, line)
+        assert lines
+        lines.add(line)
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
         trained = Trained(network, run.config, objective.noise_state, run.config.train.resolved_device())
@@ -160,7 +172,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
         known = run.environment
         write_json(run.folder / "environment.json", {**known, name: sorted({*known.get(name, []), value})})
 
-    return Callbacks(log, seen, say, stop, functools.partial(sync, path), note)
+    return Callbacks(log, seen, say, stop, lines.sync if lines else lambda: None, note)
 
 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
