@@ -91,13 +91,15 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/ablation/execute/side_by_side.py": ("placement", "forecast"),
         "harness/ablation/execute/timing.py": ("matching",),
         "harness/ablation/execute/toy.py": ("toy",),
-        "harness/ablation/execute/trial.py": ("trial", "worker"),
+        "harness/ablation/execute/trial.py": ("trial", "worker", "fence"),
         "harness/ablation/execute/tuner.py": ("search", "launch"),
         "harness/ablation/execute/worker.py": ("worker", "outcomes", "launch", "end_to_end"),
     },
     "files": {
-        "harness/core/files.py": ("files", "stops"),
-        "harness/core/checkpoint.py": ("checkpoint", "trainer"),
+        "harness/core/appending.py": ("files", "fence", "reflow"),
+        "harness/core/fence.py": ("fence",),
+        "harness/core/files.py": ("files", "stops", "fence"),
+        "harness/core/checkpoint.py": ("checkpoint", "trainer", "fence"),
     },
 }
 """{area: {source file: names of the test files that must catch its mutations}}"""

@@ -55,9 +55,9 @@ def hold(path: Path, attempt: Mapping[str, Any]) -> Iterator[None]:
     """
     global _own
     before = _own
-    host, token = os.uname().nodename, os.urandom(8).hex()
-    about = {**attempt, "host": host, "process": os.getpid(), "time": time.time(), "token": token}
-    content = (json.dumps(about) + "\n").encode()
+    token = os.urandom(8).hex()
+    about = {"host": os.uname().nodename, "process": os.getpid(), "time": time.time(), "token": token}
+    content = (json.dumps({**attempt, **about}) + "\n").encode()
     _put(path, content, token)
     _own = _Fence(path, content, content, time.monotonic())
     try:

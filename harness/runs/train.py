@@ -134,10 +134,8 @@ def _objective(run: Run) -> Objective:
 def _callbacks(
     run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None, lines: Lines | None = None
 ) -> Callbacks:
-    """Return what training calls; only the first rank has `lines`, and only there it logs."""
     last = run.steps_done
-    data = run.data
-    real = data.encode(data.train[spaced(SPREAD, len(data.train))])
+    real = run.data.encode(run.data.train[spaced(SPREAD, len(run.data.train))])
     use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
 
     def log(line: dict[str, float]) -> None:
@@ -148,12 +146,12 @@ def _callbacks(
             return
         if "samples_per_second" in line:
             line["mfu"] = line["samples_per_second"] * use["flops_per_sample"] / use["peak_flops"]
-        assert lines
+        assert lines  # only the first rank logs
         lines.add(line)
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
         trained = Trained(network, run.config, objective.noise_state, run.config.train.resolved_device())
-        number = min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
+        number = min(SHOWN[run.data.kind] // 2, run.config.evaluate.batch_size)
         place = run.folder / "samples" / f"step-{step:07d}.png"
         try:
             with spared():
