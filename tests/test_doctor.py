@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.metadata
 import socket
 import sqlite3
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -44,6 +47,13 @@ def test_a_folder_that_cannot_be_written_hinders(
     assert code == 1
     assert said.endswith("prevents training: results")
     assert "Set HARNESS_RESULTS to another folder." in said
+
+
+def test_a_file_system_without_locks_hinders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    (found,) = doctor._results()
+    assert found.hinders
+    assert found.found == f"{results_folder()}: its file system has no file locks"
 
 
 def test_wrong_folders_hinder(

@@ -301,22 +301,28 @@ def test_a_claim_is_no_run(tiny: RunConfig) -> None:
 # Two attempts
 
 ATTEMPT = """
-import pathlib, runpy, sys, time
+import os, pathlib, runpy, sys, time
 locks, owner, turn = sys.argv[1:4]
 del sys.argv[1:4]
 if locks == "idle":
     import fcntl
     fcntl.flock = lambda *_: None
 from harness.ablation.execute import trial
+from harness.core import fence
 from harness.training.stepper import Stepper
 owner = pathlib.Path(owner)
 take = Stepper.__call__
 def slowly(self, step, *given):
-    if step == 7:
+    if step == 6:
         before = owner.read_bytes()
+        while not [*owner.parent.glob("checkpoints/000000006-*")]:
+            time.sleep(0.05)
         owner.with_name("there").touch()
         while owner.read_bytes() == before:
             time.sleep(0.05)
+        fence.CHECK_S = 0.0
+    if step > 6:
+        os._exit(3)  # it did not stop
     return take(self, step, *given)
 if turn == "older":
     Stepper.__call__ = slowly

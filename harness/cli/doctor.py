@@ -126,6 +126,9 @@ def _results() -> Iterator[Finding]:
                 file.flush()
                 os.fsync(file.fileno())
             rate = WRITTEN / (time.perf_counter() - started)
+    except UserError:
+        yield Finding("results", f"{place}: its file system has no file locks", elsewhere, True)
+        return
     except OSError as error:
         yield Finding("results", f"{place}: {error.strerror}", f"Make it writable. {elsewhere}", True)
         return
