@@ -28,6 +28,8 @@ LAUNCHER ?=
 ON ?=
 ## largest number of trials at a time in the engine
 JOBS ?=
+## processes of one trial on one node, each with a GPU of its own; 1 if not given
+PROCESSES ?=
 ## database of a search on several nodes, like postgresql+psycopg://me@host/searches
 STORE ?=
 ## DETACH=1 ends the command once the engine has the trials; the same command finds them again
@@ -69,7 +71,7 @@ BENCH_READY := .venv/bench-ready
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 COMPARED = $(PAPER) $(foreach file,$(PLUGIN),--plugin $(file)) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS))
 PRINTED = $(if $(FORMAT),--format $(FORMAT))
-ENGINE = $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(ON),--on='$(ON)') $(if $(JOBS),--jobs $(JOBS)) $(if $(STORE),--store '$(STORE)') $(if $(DETACH),--detach)
+ENGINE = $(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(ON),--on='$(ON)') $(if $(JOBS),--jobs $(JOBS)) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(STORE),--store '$(STORE)') $(if $(DETACH),--detach)
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
 .DEFAULT_GOAL := help
@@ -96,11 +98,11 @@ help:
 plan: $(READY)
 	@$(BIN)/harness plan $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
-## Train and compare the arms of a study: STUDY SCALE SEEDS UNTIL MAX_HOURS WORKERS SET PLUGIN LAUNCHER ON JOBS STORE DETACH
+## Train and compare the arms of a study: STUDY SCALE SEEDS UNTIL MAX_HOURS WORKERS SET PLUGIN LAUNCHER ON JOBS PROCESSES STORE DETACH
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(LENGTH) $(if $(WORKERS),--workers $(WORKERS)) $(ENGINE)
 
-## Search for better settings: SEARCH SCALE SEEDS UNTIL MAX_HOURS TRIALS WORKERS SET PLUGIN LAUNCHER ON JOBS STORE DETACH
+## Search for better settings: SEARCH SCALE SEEDS UNTIL MAX_HOURS TRIALS WORKERS SET PLUGIN LAUNCHER ON JOBS PROCESSES STORE DETACH
 tuning: $(READY)
 	@$(BIN)/harness tune $(SEARCH) $(OPTIONS) $(LENGTH) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) $(ENGINE)
 

@@ -52,7 +52,7 @@ def placed(options: argparse.Namespace, plan: Plan, console: Console, searches: 
         raise UserError("--store: only a search on an engine's nodes uses it. Leave it out.")
     if options.launcher != LOCAL:
         return plan, remote_of(options, plan, searches)
-    idle = {"--on": options.on, "--jobs": options.jobs, "--detach": options.detach}
+    idle = {"--on": options.on, "--jobs": options.jobs, "--processes": options.processes, "--detach": options.detach}
     for name in (name for name, value in idle.items() if value):
         raise UserError(f"{name}: does nothing on this machine. Add --launcher slurm or ray, or leave it out.")
     varied = len({config.train.threads for config in plan.arms.values()}) > 1
@@ -74,7 +74,7 @@ def remote_of(options: argparse.Namespace, plan: Plan, searches: bool) -> Remote
     store = store_of(options.store) if searches else ""
     return Remote(
         options.jobs or len(plan.trials()), plan.trains.threads, 0, options.launcher, options.on, options.jobs, store,
-        options.detach,
+        options.processes or 1, options.detach,
     )  # fmt: skip
 
 

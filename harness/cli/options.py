@@ -66,6 +66,8 @@ def elsewhere(sub: Parser) -> None:
     engine(sub)
     jobs = "largest number of trials at a time in the engine (default: no limit)"
     sub.add_argument("--jobs", type=within(WORKERS), metavar="N", help=jobs)
+    processes = "processes of one trial on one node, each with a GPU of its own, by torchrun (default: 1)"
+    sub.add_argument("--processes", type=within(WORKERS), metavar="N", help=processes)
     store = "database of a search on several nodes, like postgresql+psycopg://me@host/searches (default: HARNESS_STORE)"
     sub.add_argument("--store", default="", metavar="ADDRESS", help=store)
 
@@ -75,7 +77,7 @@ def detach(sub: Parser) -> None:
     sub.add_argument("--detach", action="store_true", help=about)
 
 
-HERE = {"launcher": "local", "on": "", "jobs": None, "store": "", "detach": False}
+HERE = {"launcher": "local", "on": "", "jobs": None, "processes": None, "store": "", "detach": False}
 """Values of the options of `elsewhere` for trials on this machine."""
 
 

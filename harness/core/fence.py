@@ -18,6 +18,8 @@ from typing import Any
 
 from harness.core.errors import Superseded
 
+OWNER = "owner.json"
+"""The file in a run directory that names the newest attempt at its trial."""
 CHECK_S = 5.0
 """Seconds between two looks of `lost` at the file."""
 
@@ -47,6 +49,11 @@ def attempt() -> dict[str, str]:
     return {"job": f"job {job}{task}", "restart": given.get("SLURM_RESTART_COUNT", "0")}
 
 
+def node_name() -> str:
+    """Return the name of this node: the batch system's, or else the machine's."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
 @contextlib.contextmanager
 def hold(path: Path, attempt: Mapping[str, Any]) -> Iterator[None]:
     """Claim a trial by the file `path`, which all attempts at it name; the claim ends with the block.
@@ -56,7 +63,7 @@ def hold(path: Path, attempt: Mapping[str, Any]) -> Iterator[None]:
     global _own
     before = _own
     token = os.urandom(8).hex()
-    about = {"host": os.uname().nodename, "process": os.getpid(), "time": time.time(), "token": token}
+    about = {"host": node_name(), "process": os.getpid(), "time": time.time(), "token": token}
     content = (json.dumps({**attempt, **about}) + "\n").encode()
     _put(path, content, token)
     _own = _Fence(path, content, content, time.monotonic())

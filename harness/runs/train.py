@@ -45,18 +45,20 @@ Look = Callable[[Trained, int], None]
 """Called with the averaged network and the step whenever a run is sampled during training; may raise `Pruned`."""
 
 
-def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) -> Run:
+def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None, ranks: Ranks = ALONE) -> Run:
     """Train and evaluate the run of a configuration, as far as it is not done yet; return the run.
 
-    Raises `NoValue` (a second call raises it without training or sampling again), `Stopped`, and `look`'s errors.
+    Raises `NoValue` (a second call raises it without training or sampling again), `Stopped`, and `look`'s errors. With
+    several ranks, the first evaluates.
     """
     run = Run.of(config)
     protocol = config.protocol()
-    if not run.gave_up and run.settled(protocol) and run.described:
+    if ranks.any(ranks.first and not run.gave_up and run.settled(protocol) and run.described):
         require_values(run, protocol)
         return run
-    train(run, say, stop, look=look)
-    evaluate(run, restore(run), judge_of(config, functools.partial(told, say=say), stop), stop)
+    train(run, say, stop, ranks, look)
+    if ranks.first:
+        evaluate(run, restore(run), judge_of(config, functools.partial(told, say=say), stop), stop)
     return run
 
 

@@ -28,8 +28,9 @@ def main() -> int:
 
     logging.disable(logging.ERROR)  # of this process, which repeats the messages of the ranks
     options = []
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and hasattr(LaunchConfig, "signals_to_handle"):
-        options = ["--signals-to-handle", "SIGTERM,SIGINT,SIGQUIT"]  # nohup ignores SIGHUP
+    if hasattr(LaunchConfig, "signals_to_handle"):
+        hangup = "" if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else ",SIGHUP"  # nohup ignores it
+        options = ["--signals-to-handle", f"SIGTERM,SIGUSR1,SIGINT,SIGQUIT{hangup}"]
     try:
         torchrun([*options, *sys.argv[1:]])
     except SignalException:

@@ -69,7 +69,9 @@ def _launcher(trials: Trials, plan: Path, placement: Placement, console: Console
     """Return the launcher of a placement, for the plan in the file `plan`."""
     if isinstance(placement, Remote):
         name = f"{trials.plan.name}-{trials.plan.digest}"
-        return find(placement.launcher)(plan, name, placement.on, placement.jobs)
+        launcher = find(placement.launcher)(plan, name, placement.on, placement.jobs)
+        launcher.processes = placement.processes
+        return launcher
     assert isinstance(trials, Board)
     return Local(trials, plan, placement, console, stop)
 

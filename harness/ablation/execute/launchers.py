@@ -44,6 +44,7 @@ class Launcher(ABC):
         self.name = name
         self.on = on
         self.jobs = jobs
+        self.processes = 1
         self.program = "harness.ablation.execute.trial"
 
     def __init_subclass__(cls, name: str, **kwargs: object):
@@ -68,7 +69,9 @@ class Launcher(ABC):
 
     def command(self, number: object) -> list[str]:
         """Return the command of a trial; `number` may be a placeholder."""
-        return [sys.executable, "-P", "-m", self.program, str(self.plan), str(number)]
+        ranks = ["harness.training.torchrun", "--standalone", "--nproc-per-node", str(self.processes), "-m"]
+        several = ranks if self.processes > 1 else []
+        return [sys.executable, "-P", "-m", *several, self.program, str(self.plan), str(number)]
 
     def log(self, number: int) -> Path:
         """Return the file that receives the output of a trial."""
@@ -96,6 +99,8 @@ class Remote(Placement):
     jobs: int | None = None
     store: str = ""
     """Address of the database of a search."""
+    processes: int = 1
+    """Processes of one trial, each with a GPU of its own, by torchrun."""
     detach: bool = False
     """Whether the command ends once the trials are submitted."""
 

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from harness.ablation.design.shared import SharedPlan
 from harness.core.errors import UserError
+from harness.core.fence import node_name
 from harness.core.files import read_json_if_there, write_json
 from harness.core.provenance import machine
 from harness.runs.threads import usable_cores
@@ -72,16 +73,16 @@ def _here(trains: TrainConfig) -> Node:
     return {
         "device": device,
         "hardware": str(facts["accelerator" if device == "cuda" else "processor"]),
-        "host": os.uname().nodename,
+        "host": node_name(),
     }
 
 
-def _write_first(path: Path, node: Node) -> None:
+def _write_first(path: Path, found: Node) -> None:
     """Write the file unless it exists, in one act: of several nodes that begin at once, one is the first."""
     if path.exists():
         return
-    own = path.with_name(f"node-{os.uname().nodename[:16]}-{os.urandom(4).hex()}.json")
-    write_json(own, node)
+    own = path.with_name(f"node-{node_name()[:16]}-{os.urandom(4).hex()}.json")
+    write_json(own, found)
     with contextlib.suppress(FileExistsError):
         os.link(own, path)
     own.unlink()

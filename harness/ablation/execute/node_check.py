@@ -19,6 +19,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from harness.core.errors import UserError, guarded, leave
+from harness.core.fence import node_name
 from harness.core.files import locked, read_json, write_atomic, write_json
 from harness.core.provenance import commit, machine
 from harness.core.signals import StopSignal
@@ -51,7 +52,7 @@ def check(folder: Path, number: int) -> Found:
     facts = machine()
     excluded, seen = _hold(folder) if number == 0 else _try(folder)
     return {
-        "host": os.uname().nodename,
+        "host": node_name(),
         "commit": commit(),
         "packages": {found.name.lower(): found.version for found in importlib.metadata.distributions()},
         "hardware": str(facts["accelerator"] if facts["accelerator"] != "none" else facts["processor"]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -22,9 +22,12 @@ from harness.ablation.execute.board import journal_of
 from harness.ablation.execute.node import on_nodes
 from harness.ablation.execute.tuner import SearchBoard, sampler
 from harness.core.errors import Stopped, UserError
+from harness.core.fence import OWNER, attempt, hold, require_held
 from harness.core.reading import say_once
 from harness.core.rng import stream_seed
 from harness.core.signals import Stop, asked_to_stop
+from harness.runs.folder import Run
+from harness.runs.progress import Followed
 
 STORE = "HARNESS_STORE"
 """Environment variable with the address of the database: a command line would show its password to every user."""
@@ -47,6 +50,9 @@ class Slots(SearchBoard):
         settled = self._in_store(self.settled, later=True) or ()
         return {*among} - {trial.user_attrs.get("slot", -1) for trial in settled}
 
+    def followed(self, known: Container[str]) -> list[Followed]:
+        return self._in_store(lambda: super(Slots, self).followed(known), later=True) or []
+
     def refill(self) -> None:
         """Put in the first draws, and again the trials whose job was lost before they had a slot; the driver does."""
         now = datetime.now()
@@ -58,8 +64,12 @@ class Slots(SearchBoard):
 
     def carry_out(self, slot: int, stop: Stop) -> None:
         """Run the trial of a slot, unless it has ended; raises `Stopped`."""
-        if slot in self.unended([slot]):
-            self.run(self._trial(slot), stop)
+        if slot not in self.unended([slot]):
+            return
+        trial = self._in_store(lambda: self._trial(slot))
+        assert trial
+        with hold(Run.of(self.plan.config(trial.params)).folder / OWNER, attempt()):
+            self.run(trial, stop)
 
     def _trial(self, slot: int) -> optuna.Trial:
         """Return the trial of a slot, drawn now if it has none; its draw depends on the seed and its number."""
@@ -75,6 +85,7 @@ class Slots(SearchBoard):
 
     def _in_store(self, act: Callable[[], T], later: bool = False) -> T | None:
         while True:
+            require_held()
             try:
                 return act()
             except StorageInternalError:

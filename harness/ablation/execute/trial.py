@@ -27,7 +27,7 @@ from harness.ablation.execute.node import settle
 from harness.ablation.execute.slots import Slots, store_of
 from harness.ablation.execute.trials import title_of
 from harness.core.errors import NoValue, Stopped, Superseded, UserError, guarded, leave, named
-from harness.core.fence import attempt, hold, lost
+from harness.core.fence import OWNER, attempt, hold, lost
 from harness.core.registry import load_plugins
 from harness.core.signals import Stop, StopSignal
 from harness.core.streams import steady
@@ -36,10 +36,6 @@ from harness.runs.contents import value_of
 from harness.runs.folder import Run
 from harness.runs.train import ensure
 from harness.training.distributed import ALONE, Ranks, joined
-
-
-OWNER = "owner.json"
-"""The file in a run directory that names the newest attempt at its trial on an engine."""
 
 
 def carry_out(plan: Plan, arm: str, seed: int, stop: Stop, ranks: Ranks = ALONE) -> Run:
