@@ -68,6 +68,9 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
+CLUSTER_READY := .venv/cluster-ready
+CLUSTER_LOCK := tests/cluster/requirements.lock
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --quiet --upgrade
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 COMPARED = $(PAPER) $(foreach file,$(PLUGIN),--plugin $(file)) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS))
 PRINTED = $(if $(FORMAT),--format $(FORMAT))
@@ -84,12 +87,12 @@ ALLOWED := $(if $(GIVEN),$(shell awk -v goals=" $(or $(MAKECMDGOALS),help) " '/^
 $(foreach name,$(filter-out $(ALLOWED) PYTHON HARNESS_% MLFLOW_% CUDA_% OMP_% PIP_% UV_% PYTEST_%,$(GIVEN)),\
   $(error $(name) is not an option of `make $(or $(MAKECMDGOALS),help)`, which has: $(or $(ALLOWED),none)))
 endif
-.PHONY: help plan ablation tuning cluster-check reflow table tables report variance toy gallery publish verdicts bench ui test test-slow test-gpu gpu-check fuzz mutants coverage lint lock
+.PHONY: help plan ablation tuning cluster-check reflow table tables report variance toy gallery publish verdicts bench ui test test-slow test-cluster test-gpu gpu-check fuzz mutants coverage lint lock
 
 ## List the targets and their options.
 help:
 	@awk '/^## / { text = substr($$0, 4); next } \
-	text && /^[a-z-]+:/ { sub(/:.*/, ""); printf "make %-9s  %s\n", $$0, text } \
+	text && /^[a-z-]+:/ { sub(/:.*/, ""); printf "make %-12s  %s\n", $$0, text } \
 	text && /^[A-Z_]+ / { name = $$1; sub(/[^=]*= */, ""); options = options sprintf("%-10s  %s%s\n", name, text, $$0 ? " (default: " $$0 ")" : "") } \
 	{ text = "" } \
 	END { printf "\nOptions, like make plan STUDY=solver SCALE=points:\n%s", options }' Makefile
@@ -184,6 +187,10 @@ test: $(READY)
 test-slow: $(READY)
 	@$(BIN)/pytest -m slow $(TESTS)
 
+## Run the tests on Slurm, Ray and PostgreSQL, which they install and start (as root, on Debian): TESTS
+test-cluster: $(CLUSTER_READY)
+	@$(BIN)/pytest -n 0 -m cluster $(or $(TESTS),tests/cluster)
+
 ## Run the tests that need a GPU.
 test-gpu: $(READY)
 	@$(BIN)/pytest -n 0 -m gpu
@@ -231,6 +238,13 @@ $(BENCH_READY): $(READY)
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable '.[bench]'
 	@touch $(BENCH_READY)
 
-## Update requirements.lock to the newest versions.
+# The packages of the cluster tests, in addition: requirements.lock does not have them, as setting up installs all it has.
+$(CLUSTER_READY): $(READY) $(CLUSTER_LOCK)
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --constraint $(CLUSTER_LOCK) --editable '.[cluster]'
+	@touch $(CLUSTER_READY)
+
+## Update requirements.lock and tests/cluster/requirements.lock to the newest versions.
 lock: $(READY)
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --quiet --upgrade --output-file requirements.lock
+	@$(BIN)/$(COMPILE) --extra dev --output-file requirements.lock
+	@$(BIN)/$(COMPILE) --extra cluster --constraint requirements.lock --output-file .venv/cluster.lock
+	@awk -F== 'NR == FNR { known[$$1]; next } !($$1 in known)' requirements.lock .venv/cluster.lock >$(CLUSTER_LOCK)

@@ -33,7 +33,13 @@ from harness.runs.train import train
 torch.set_num_threads(1)
 
 Score = Callable[..., None]
+CLUSTER = Path(__file__).parent / "cluster"
 LONGEST = ("end_to_end", "lineage", "reflow", "search_end_to_end", "distributed", "clone")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the cluster tests, which install servers: only `-m cluster`, or the path of the folder, asks for them."""
+    return True if collection_path == CLUSTER and "cluster" not in config.option.markexpr else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
