@@ -38,7 +38,7 @@ LONGEST = ("end_to_end", "lineage", "reflow", "search_end_to_end", "distributed"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out the cluster tests, which install servers: only `-m cluster`, or the path of the folder, asks for them."""
+    """Leave out the cluster tests, which install servers, unless `-m cluster` or the path of their folder is given."""
     return True if collection_path == CLUSTER and "cluster" not in config.option.markexpr else None
 
 

@@ -54,7 +54,7 @@ def install_packages(*packages: str) -> None:
     """Install packages of Debian, without starting a server. Another run may install at the same time."""
     names = " ".join(packages)
     if os.geteuid() != 0 or not program("apt-get"):
-        raise ServiceError(f"The cluster tests need the packages {names}: install them, or run as root on Debian")
+        raise ServiceError(f"The cluster tests need {names}: install them, or run as root on Debian")
     try:
         POLICY.touch(0o755, exist_ok=False)
         refusing = True
@@ -67,7 +67,9 @@ def install_packages(*packages: str) -> None:
         options = ["-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=240"]
         run(["apt-get", *options, "install", *packages], {"DEBIAN_FRONTEND": "noninteractive"})
     except ServiceError as error:
-        raise ServiceError(f"The packages {names}, which the cluster tests need, cannot be installed. {error}") from None
+        raise ServiceError(
+            f"The packages {names}, which the cluster tests need, cannot be installed. {error}"
+        ) from None
     finally:
         if refusing:
             POLICY.unlink()

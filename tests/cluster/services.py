@@ -3,8 +3,9 @@
     with Slurm(folder) as slurm:
         slurm.run("srun", "-N2", "hostname")
 
-They listen on 127.0.0.1 and 127.0.0.2 where the engine can be told, on free ports: two runs at a time work. `stop` ends
-every process with the folder's path, or Ray's token, in its command line or environment: commands with `environment` too.
+They listen on free ports, so that two runs at a time work; on 127.0.0.1, or Ray on 127.0.0.2 and the next ones, where
+the engine can be told. `stop` ends every process with the folder's path or Ray's token in its command line, environment
+or open files: also your own commands that were given `environment`.
 """
 
 from __future__ import annotations
@@ -123,7 +124,12 @@ class Slurm(Service):
         key = self.folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(128))
-        paths = {"key-file": key, "socket": "munge.socket", "pid-file": "munged.pid", "seed-file": "munged.seed"}
+        paths = {
+            "key-file": "munge.key",
+            "socket": "munge.socket",
+            "pid-file": "munged.pid",
+            "seed-file": "munged.seed",
+        }
         options = [f"--{name}={self.folder / path}" for name, path in paths.items()]
         self._launch("munged", "--foreground", "--force", *options)  # by force, as only root can enter the folder
         self._wait_until("munged makes its socket", (self.folder / "munge.socket").exists)
@@ -204,9 +210,7 @@ class Slurm(Service):
         before = self._started(name)
         self._launch("slurmd", "-D", "-N", name, name=name)
         ready = ("idle", "mixed", "allocated", "completing")
-        self._wait_until(
-            f"{name} is back", lambda: self._started(name) != before and self.states().get(name) in ready
-        )
+        self._wait_until(f"{name} is back", lambda: self._started(name) != before and self.states().get(name) in ready)
 
     def _started(self, name: str) -> str:
         told = re.search(r"SlurmdStartTime=(\S+)", self.run("scontrol", "show", "node", name))
@@ -222,13 +226,17 @@ class Slurm(Service):
 
 
 class RayCluster(Service):
-    """A Ray cluster with nodes at 127.0.0.1 (the head), 127.0.0.2, ..., which asks for a token."""
+    """A Ray cluster with nodes at 127.0.0.2 (the head), 127.0.0.3, ..., which asks for a token.
+
+    Its raylets and its head listen on every address whatever they are told; at 127.0.0.1 the head would also register
+    as the machine's own address.
+    """
 
     def __init__(self, folder: Path, nodes: int = 2, cpus: int = 4) -> None:
         super().__init__(folder)
         self.addresses: list[str] = []
         self.cpus = cpus
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"127.0.0.2:{free_port()}"
         self.environment = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -249,7 +257,7 @@ class RayCluster(Service):
 
     def start_node(self) -> None:
         """Start one more node; the first is the head."""
-        own = f"127.0.0.{len(self.addresses) + 1}"
+        own = f"127.0.0.{len(self.addresses) + 2}"
         port = self.address.rpartition(":")[2]
         head = [f"--port={port}", f"--temp-dir={self.folder}"]
         where = [f"--address={self.address}"] if self.addresses else ["--head", "--include-dashboard=false", *head]
@@ -260,7 +268,7 @@ class RayCluster(Service):
         self.addresses.append(own)
 
     def kill_node(self, i: int) -> None:
-        """End the raylet of a node by kill -9, and not its workers, which notice that by themselves."""
+        """End the raylet of a node by kill -9, and not its workers. Ray notices after about 15 s."""
         mark = f"--node_ip_address={self.addresses[i]}"
         raylets = [process for process in processes(str(self.folder), mark) if process.name() == "raylet"]
         assert raylets, f"node {i} has no raylet"

@@ -12,15 +12,19 @@ import pytest
 import sqlalchemy
 from cluster import machine
 from cluster.machine import ServiceError, processes
-from cluster.services import Postgres, RayCluster, Slurm
+from cluster.services import Postgres, RayCluster, Service, Slurm
 from sqlalchemy.exc import OperationalError
 
 TASKS = """
-import sys, ray
+import sys, time, ray
 from ray.util import get_node_ip_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
+end = time.monotonic() + 60
+while (there := {node["NodeName"] for node in ray.nodes() if node["Alive"]}) != {*sys.argv[2:]}:
+    assert time.monotonic() < end, there
+    time.sleep(0.1)
 nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 where = ray.remote(get_node_ip_address)
 print(*sorted(ray.get([where.options(scheduling_strategy=On(node, soft=False)).remote() for node in nodes])))
@@ -51,7 +55,7 @@ def test_slurm_runs_an_array(slurm: Slurm, tmp_path: Path) -> None:
 
 
 def test_slurm_listens_on_loopback_alone(slurm: Slurm) -> None:
-    assert listening("slurmctld", "slurmd") == {"127.0.0.1"}
+    assert listening(slurm) == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("with_jobs", [False, True])
@@ -69,11 +73,11 @@ def test_a_node_of_slurm_is_lost_and_comes_back(
 
 
 def test_slurm_leaves_no_process_behind(tmp_path: Path) -> None:
-    """Jobs end too; and two clusters run at a time, as `slurm` of the other tests does."""
+    """Jobs end too. And two clusters run at a time, as `slurm` of the other tests does."""
     with Slurm(tmp_path / "own", nodes=1, cpus=2) as own:
         own.run("sbatch", "-o", "/dev/null", "--wrap", "srun sleep 3601")
-        machine.wait_until("the job has started", lambda: processes("sleep", "3601") != [], own.folder)
-    assert processes(str(tmp_path)) == processes("sleep", "3601") == []
+        machine.wait_until("the job has started", lambda: processes(str(tmp_path), "3601") != [], own.folder)
+    assert processes(str(tmp_path)) == []
 
 
 def test_a_service_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,22 +87,28 @@ def test_a_service_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pyt
     assert processes(str(tmp_path)) == []
 
 
+def asked(cluster: RayCluster, environment: dict[str, str], *nodes: str) -> list[str]:
+    """Return the addresses that one task on each node tells, once `nodes` are there and no others."""
+    said = machine.run([sys.executable, "-c", TASKS, cluster.address, *nodes], environment)
+    return said.splitlines()[-1].split()  # Ray tells there too that it lost a node
+
+
 def test_ray_runs_a_task_on_each_node(ray_cluster: RayCluster) -> None:
-    said = machine.run([sys.executable, "-c", TASKS, ray_cluster.address], ray_cluster.environment)
-    assert said.split() == ray_cluster.addresses == ["127.0.0.1", "127.0.0.2"]
+    assert ray_cluster.addresses == ["127.0.0.2", "127.0.0.3"]
+    assert asked(ray_cluster, ray_cluster.environment, *ray_cluster.addresses) == ray_cluster.addresses
 
 
 def test_ray_refuses_another_token(ray_cluster: RayCluster) -> None:
     other = ray_cluster.environment | {"RAY_AUTH_TOKEN": "0" * 64}
-    with pytest.raises(ServiceError, match="(?i)token"):
-        machine.run([sys.executable, "-c", TASKS, ray_cluster.address], other)
+    with pytest.raises(ServiceError, match=r"(?i)token"):
+        asked(ray_cluster, other)
 
 
 def test_a_node_of_ray_is_lost_and_another_comes(ray_cluster: RayCluster) -> None:
     ray_cluster.kill_node(1)
     ray_cluster.start_node()
-    said = machine.run([sys.executable, "-c", TASKS, ray_cluster.address], ray_cluster.environment)
-    assert said.split() == ["127.0.0.1", "127.0.0.3"]
+    head, _, new = ray_cluster.addresses
+    assert asked(ray_cluster, ray_cluster.environment, head, new) == [head, new]
 
 
 def test_postgres_keeps_its_data_while_it_is_stopped(postgres: Postgres) -> None:
@@ -106,13 +116,13 @@ def test_postgres_keeps_its_data_while_it_is_stopped(postgres: Postgres) -> None
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text("CREATE TABLE kept AS SELECT 7 AS value"))
     postgres.stop_server()
-    with pytest.raises(OperationalError):
-        engine.connect()
+    with pytest.raises(OperationalError), engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT 1"))
     postgres.start_server()
     with engine.connect() as connection:
         assert connection.execute(sqlalchemy.text("SELECT value FROM kept")).scalar() == 7
     assert postgres.url("services") == engine.url.render_as_string(hide_password=False)
-    assert listening("postgres") == {"127.0.0.1"}
+    assert listening(postgres) == {"127.0.0.1"}
 
 
 def test_postgres_refuses_another_password(postgres: Postgres) -> None:
@@ -121,12 +131,11 @@ def test_postgres_refuses_another_password(postgres: Postgres) -> None:
         engine.connect()
 
 
-def listening(*programs: str) -> set[str]:
-    """Return the addresses at which programs of these names listen."""
+def listening(service: Service) -> set[str]:
+    """Return the addresses at which the processes of a service listen."""
     return {
         connection.laddr.ip
-        for process in psutil.process_iter()
-        if process.name() in programs
+        for process in processes(str(service.folder))
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
