@@ -1,4 +1,4 @@
-"""What the services of the cluster tests share: Debian's packages, free ports, processes, and the end of a log."""
+"""What the services of the cluster tests share: Debian's packages, free ports, processes, logs, and starts and ends."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -144,3 +145,29 @@ def kill_all(mark: str) -> None:
             return
         kill(found)
     raise ServiceError(f"Processes of {mark} do not end: {found}")
+
+
+class Service:
+    """What `with` needs: a service starts at its beginning, and ends at its end or when the start fails."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Install what is missing, start all processes, and return when the service answers."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End all processes of the service."""
+        kill_all(str(self.folder))

@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 import sqlalchemy
+from sqlalchemy.exc import OperationalError
+
 from cluster import machine
 from cluster.machine import ServiceError, processes
 from cluster.services import Postgres, RayCluster, Service, Slurm
-from sqlalchemy.exc import OperationalError
 
 TASKS = """
 import sys, time, ray
@@ -81,7 +82,7 @@ def test_slurm_leaves_no_process_behind(tmp_path: Path) -> None:
 
 
 def test_a_service_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.services.SLURM", "Nonsense=1\n")
+    monkeypatch.setattr("cluster.slurm.SLURM", "Nonsense=1\n")
     with pytest.raises(ServiceError, match=r"(?s)ended.*Nonsense"), Slurm(tmp_path / "own"):
         pass
     assert processes(str(tmp_path)) == []
