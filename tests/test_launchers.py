@@ -198,7 +198,7 @@ def test_slurm_gets_arrays_by_the_plans_name(slurm: Path, tmp_path: Path) -> Non
     ]  # fmt: skip
     assert asked.count("--partition=gpu") == asked.count("--comment=two words") == 2
     assert asked.count("--requeue") == asked.count("--signal=USR1@120") == 2
-    (slurm / "queue").write_text("7 toy-abc\n3 toy-abc-1\n")
+    (slurm / "queue").write_text("5 7 toy-abc\n6 3 toy-abc-1\n")
     assert launcher.alive() == {7, 1003}
     (slurm / "away").touch()
     assert launcher.alive() == {7, 1003}, "an answer that is missing is none"

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.ablation.execute.launchers import LOGS, Launcher
@@ -22,6 +22,9 @@ from harness.core.reading import say_once
 
 LARGEST_INDEX = 1000
 """Largest index of an array in Slurm's default configuration; larger numbers go to further arrays."""
+GROUPS = 100
+"""Largest number of arrays of a plan."""
+CANCELLED = "cancelled in Slurm"
 WARNING_S = 120
 """Seconds before the time limit at which Slurm asks a trial to save."""
 PATIENCE_S = 120.0
@@ -49,6 +52,7 @@ class Slurm(Launcher, name="slurm"):
         except ValueError as error:
             raise UserError(f"--on: {on!r} is not a list of options ({error}). Close the quotes.") from None
         self._last: set[int] = set()
+        self._cancelled_before = self._cancelled()
 
     def submit(self, numbers: Sequence[int]) -> None:
         (self.plan.parent / LOGS).mkdir(exist_ok=True)
@@ -71,17 +75,27 @@ class Slurm(Launcher, name="slurm"):
 
     def alive(self) -> set[int]:
         """Return the trials in Slurm's queue; those of the last answer while Slurm does not answer."""
-        names = {self._job(group): group for group in range(100)}
-        done = subprocess.run(
-            ["squeue", "--noheader", "--array", f"--name={','.join(names)}", "--format=%K %j"],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        if (found := self._queue()) is not None:
+            self._last = {number for _, number in found}
+        return self._last
+
+    def given_up(self) -> Mapping[int, str]:
+        """Return the trials whose jobs somebody has cancelled since this command began."""
+        return dict.fromkeys((number for _, number in self._cancelled() - self._cancelled_before), CANCELLED)
+
+    def _cancelled(self) -> set[tuple[str, int]]:
+        return self._queue("--states=CANCELLED") or set()
+
+    def _queue(self, *options: str) -> set[tuple[str, int]] | None:
+        """Return (job, number of the trial) of the tasks in the queue; None if Slurm does not answer."""
+        names = {self._job(group): group for group in range(GROUPS)}
+        asked = ["squeue", "--noheader", "--array", f"--name={','.join(names)}", "--format=%F %K %j", *options]
+        done = subprocess.run(asked, capture_output=True, text=True)
         if done.returncode:
             say_once(f"Slurm does not answer ({' '.join(done.stderr.split())}). The trials go on without it.")
-            return self._last
-        rows = (line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
-        self._last = {int(index) + names[name.strip()] * LARGEST_INDEX for index, name in rows}
-        return self._last
+            return None
+        rows = (line.split(maxsplit=2) for line in done.stdout.splitlines() if line.strip())
+        return {(job, int(index) + names[name.strip()] * LARGEST_INDEX) for job, index, name in rows}
 
     def cancel(self) -> None:
         names = [self._job(number // LARGEST_INDEX) for number in self.alive()]
