@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.execute.board import journal_of
@@ -105,6 +106,20 @@ class Slots(SearchBoard):
             from_study_name=name, from_storage=self.study._storage, to_storage=journal_of(journal), to_study_name=name
         )
         return SearchBoard(self.plan)
+
+
+def opened(plan: SearchPlan, store: str) -> Slots:
+    """Return the trials of a search, once the database answers; raises `Stopped`."""
+    while True:
+        try:
+            return Slots(plan, store)
+        except UserError as error:
+            if not isinstance(error.__cause__, (StorageInternalError, OperationalError)):
+                raise
+            say_once(f"{error} The trial waits for it.")
+        if asked_to_stop():
+            raise Stopped("stopped while the database of the search did not answer")
+        time.sleep(RETRY_S)
 
 
 def store_of(given: str) -> str:

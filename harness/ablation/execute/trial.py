@@ -24,7 +24,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.shared import plugins_in
 from harness.ablation.execute.node import settle
-from harness.ablation.execute.slots import Slots, store_of
+from harness.ablation.execute.slots import opened, store_of
 from harness.ablation.execute.trials import title_of
 from harness.core.errors import NoValue, Stopped, Superseded, UserError, guarded, leave, named
 from harness.core.fence import OWNER, attempt, hold, lost
@@ -119,7 +119,7 @@ def _run_slot(path: Path, slot: int, stop: Stop, ranks: Ranks) -> None:
     """Run the trial of a slot of the search plan in the file `path`."""
     if ranks.number > 1:
         raise UserError("a trial of a search is one process. Leave out --processes.")
-    Slots(settle(SearchPlan.read(path), path.parent), store_of("")).carry_out(slot, stop)
+    opened(settle(SearchPlan.read(path), path.parent), store_of("")).carry_out(slot, stop)
 
 
 def _with_ranks() -> None:
