@@ -57,7 +57,7 @@ NUMBER ?=
 ## source file to mutate, like harness/core/files.py; any if not given
 ONLY ?=
 ## benchmarks to run
-BENCHMARKS := looks aa startup memory workers logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
+BENCHMARKS := looks aa startup memory workers logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed scale
 ## part of gpu-check: 1, the network of CIFAR-10 (8 minutes), or 2, the digits and several trials at a time (4 minutes)
 PART ?= 1
 ## Python that creates .venv, 3.11 or newer
