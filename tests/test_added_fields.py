@@ -144,7 +144,7 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str], None]:
 
 def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the digests that name a run, its pairs and its evaluation."""
-    texts = [json.dumps(vars(config.protocol()))]
+    texts = [json.dumps(config.protocol().plain)]
 
     def recorded(plain: Mapping[str, Any]) -> str:
         texts.append(json.dumps(plain))

@@ -290,7 +290,7 @@ def test_an_evaluation_of_another_run_or_protocol_is_refused(points: RunConfig) 
             match=rf"^{path}: belongs to another run or protocol\. {EVALUATED}$",
         ):
             runs[0].evaluation(other)
-    write_json(path, runs[0].evaluation(protocols[0]) | {"protocol": vars(other)})
+    write_json(path, runs[0].evaluation(protocols[0]) | {"protocol": other.plain})
     assert runs[0].evaluation(other)["values"] == {}
 
 

@@ -133,6 +133,15 @@ def read_json_if_there(
     return read_json(path, shape, remedy) if path.exists() else {}
 
 
+def signature(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written again: inode, time and size; None if there is no file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def short_hash(content: bytes | io.BufferedReader) -> str:
     """Return 12 hex digits of the SHA-256 of bytes, or of an open file, which is read in pieces."""
     whole = hashlib.sha256(content) if isinstance(content, bytes) else hashlib.file_digest(content, "sha256")

@@ -55,9 +55,11 @@ def require_file(path: Path) -> None:
 
 def bytes_of(path: Path, most: float = math.inf) -> bytes:
     """Return the bytes of a file; `Damaged` if it is not a regular file or has more than `most` bytes."""
-    require_file(path)
-    if (size := path.stat().st_size) > most:
-        raise Damaged(f"it has {size:,} bytes, more than {most:,}")
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        require_file(path)
+    if found.st_size > most:
+        raise Damaged(f"it has {found.st_size:,} bytes, more than {most:,}")
     return path.read_bytes()
 
 
@@ -67,6 +69,8 @@ def parse(text: bytes | str, finite: bool = True, **numbers: Any) -> Any:
     Python's JSON reader accepts NaN and infinity; `finite` refuses them. Without `finite`, `numbers` are the reader's
     arguments that build numbers, like `parse_float`.
     """
+    if isinstance(text, bytes) and (quick := _quickly(text, finite)) is not None:
+        return quick
     if finite:
         numbers = {"parse_constant": _no_number, "parse_float": _finite}
     try:
@@ -85,6 +89,33 @@ def parse(text: bytes | str, finite: bool = True, **numbers: Any) -> Any:
     if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
         raise Damaged("its brackets are nested too deep")
     return value
+
+
+def _quickly(text: bytes, finite: bool) -> dict[str, Any] | None:
+    """Return the mapping that pydantic's parser reads, which takes a third of the time; None where `parse` must look.
+
+    As many colons as entries mean that no entry is named twice, and that no text holds a colon.
+    """
+    import pydantic_core
+
+    if text.count(b"[") + text.count(b"{") > DEEPEST:
+        return None
+    try:
+        value = pydantic_core.from_json(text)
+    except ValueError:
+        return None
+    entries = 0
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            entries += len(each)
+            left += each.values()
+        elif isinstance(each, list):
+            left += each
+        elif finite and isinstance(each, float) and not math.isfinite(each):
+            return None
+    return value if isinstance(value, dict) and entries == text.count(b":") else None
 
 
 def shaped(value: Any, shape: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -182,10 +184,15 @@ class Protocol:
             **of_settings(config),
         )
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """12 hex digits that identify the protocol; empty fields do not count."""
-        return digest_of(vars(self))
+        return digest_of(self.plain)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """{field: value}"""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 def of_settings(config: EvaluateConfig) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
@@ -17,6 +18,7 @@ from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
 from harness.core.config import ADDED, Calls, Count, Range, Seed
 from harness.core.errors import ConfigError
+from harness.core.fields import convert, hints
 from harness.data.base import Data, Dataset, load
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.flow.formulation import Formulation
@@ -107,6 +109,13 @@ class RunConfig(Formulation):
         if rounds == 0 and self.reflow.teacher is not None:
             return dataclasses.replace(self.reflow.teacher, seed=self.seed)
         return dataclasses.replace(self, reflow=dataclasses.replace(self.reflow, rounds=rounds, distil=False))
+
+    def seeded(self, seed: int) -> Self:
+        """Return this configuration with another seed. No other check depends on the seed, so they do not run again."""
+        own = copy.copy(self)
+        vars(own)["seed"] = convert(hints(type(self))["seed"], seed, "seed")
+        vars(own)["parent"] = self.parent and self.parent.seeded(seed)
+        return own
 
     @property
     def flows(self) -> list[RunConfig]:

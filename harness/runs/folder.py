@@ -32,19 +32,23 @@ from harness.core.files import (
     read_lines,
     results_folder,
     runs_folder,
+    signature,
     write_json,
 )
 from harness.core.provenance import commit
 from harness.core.signals import Say
 from harness.data.base import Data, load
 from harness.evaluation.flow_metrics import FlowMetric
-from harness.evaluation.protocol import Protocol, digest_of
+from harness.evaluation.protocol import EvaluateConfig, Protocol, digest_of
+from harness.runs import lacking
 from harness.runs.config import RunConfig
 from harness.runs.contents import EVALUATED, TRAINED, WRITTEN_AGAIN, Environment, Evaluation, Line, Reason
 from harness.runs.identity import changed, pairs_digest, require_named, training_digest
 from harness.runs.pairs import PairSet
 
 _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
+_EVALUATED: dict[str, tuple[tuple[int, int, int] | None, EvaluateConfig]] = {}
+"""{file of an evaluation: its signature when it had every value that these settings ask for}"""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,9 @@ class Run:
     folder: Path
 
     @classmethod
-    def of(cls, config: RunConfig) -> Self:
-        """Return the run of a configuration, without writing anything."""
-        return cls(config, runs_folder() / f"{training_digest(config)}-s{config.seed}")
+    def of(cls, config: RunConfig, training: str | None = None) -> Self:
+        """Return the run of a configuration, without writing anything; `training` is its digest if it is known."""
+        return cls(config, runs_folder() / f"{training or training_digest(config)}-s{config.seed}")
 
     @classmethod
     def find(cls, name: str) -> Self:
@@ -134,7 +138,7 @@ class Run:
         by_nfe: dict[str, Any] = {
             name: {} for name in ("values", "intervals", "precise", "seconds", "sampling_seconds", "time", "calls")
         }
-        known = {"run": self.name, "protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
+        known = {"run": self.name, "protocol": protocol.plain, **by_nfe, "failures": {}, "commits": []}
         known |= read_json_if_there(path, Evaluation, EVALUATED)
         if unknown := {nfe for values in known["values"].values() for nfe in values} - known["time"].keys():
             raise UserError(f"{path}: cannot be read (its entry time.{min(unknown)} is missing). {EVALUATED}")
@@ -158,22 +162,12 @@ class Run:
 
     def missing(self, protocol: Protocol) -> list[int]:
         """Return the NFEs at which a sample metric has no value under a protocol and has not failed."""
-        known = self.evaluation(protocol)
-        return [nfe for nfe in self._lacking(known) if str(nfe) not in known["failures"]]
-
-    def _lacking(self, known: dict[str, Any]) -> list[int]:
-        """Return the NFEs of the configuration at which a sample metric has no value."""
-        config = self.config.evaluate
-        wanted = [metric.name for metric in config.sample_metrics]
-
-        def lacks(nfe: int) -> bool:
-            kept = ["values", *(["precise"] if config.samples_at(nfe) > config.num_samples else [])]
-            return any(str(nfe) not in known[kind].get(metric, {}) for kind in kept for metric in wanted)
-
-        return [nfe for nfe in config.nfe if lacks(nfe)]
+        return lacking.missing(self.config.evaluate, self.evaluation(protocol))
 
     def judged(self, protocol: Protocol) -> float:
         """Return the share of the evaluation under a protocol that is done; samples without metrics yet count."""
+        if self.evaluated(protocol):
+            return 1.0
         config = self.config.evaluate
         missing = self.missing(protocol)
         left = float(len(missing) + len(self.flow_missing(protocol)))
@@ -188,27 +182,32 @@ class Run:
 
     def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:
         """Return the flow metrics that have no value under a protocol and have not failed."""
-        known = self.evaluation(protocol)
-        flows = [metric for metric in self.config.evaluate.flow_metrics if metric.name not in known["failures"]]
-        return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
+        return lacking.flow_missing(self.config.evaluate, self.evaluation(protocol))
 
     def failed(self, protocol: Protocol) -> dict[str, NoValue]:
         """Return {NFE as text, or flow metric: why it has no value under a protocol}, as far as the run needs it."""
-        known = self.evaluation(protocol)
-        asked = {*map(str, self._lacking(known)), *(metric.name for metric in self.config.evaluate.flow_metrics)}
-        return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
+        return {} if self.evaluated(protocol) else lacking.failed(self.config.evaluate, self.evaluation(protocol))
 
     def settled(self, protocol: Protocol) -> bool:
         """Whether nothing is left to measure under a protocol: each metric at each NFE has a value or has failed."""
-        return not self.missing(protocol) and not self.flow_missing(protocol)
+        return self.evaluated(protocol) or lacking.settled(self.config.evaluate, self.evaluation(protocol))
 
     def ended(self, protocol: Protocol) -> bool:
         """Whether a protocol gets no further values: training gave up, or nothing is left to measure."""
         return self.gave_up is not None or self.settled(protocol)
 
     def evaluated(self, protocol: Protocol) -> bool:
-        """Whether every metric has a value at every NFE under a protocol."""
-        return self.settled(protocol) and not self.failed(protocol)
+        """Whether every metric has a value at every NFE under a protocol. An unchanged file is read once a process."""
+        config = self.config.evaluate
+        path = self.evaluation_file(protocol)
+        now = (signature(path), config)
+        if _EVALUATED.get(str(path)) == now:
+            return True
+        known = self.evaluation(protocol)
+        if not lacking.settled(config, known) or lacking.failed(config, known):
+            return False
+        _EVALUATED[str(path)] = now
+        return True
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -234,24 +235,37 @@ class Plan(SharedPlan):
         """
         if self.one_training or any(config.parent for config in self.arms.values()):
             return [(arm, seed) for arm in self.arms for seed in self.seeds_of(arm)]
-        return [(arm, seed) for seed in self.seeds for arm in self.arms if seed in self.seeds_of(arm)]
+        own = {arm: {*self.seeds_of(arm)} for arm in self.arms}
+        return [(arm, seed) for seed in self.seeds for arm in self.arms if seed in own[arm]]
 
     @property
     def one_training(self) -> bool:
         """Whether the arms differ only in how they are judged."""
-        return len({training_digest(config) for config in self.arms.values()}) == 1
+        return len({*self._trainings.values()}) == 1
+
+    @functools.cached_property
+    def _trainings(self) -> dict[str, str]:
+        """{arm: digest of its trainings, which have the same name but for the seed}"""
+        return {arm: training_digest(config) for arm, config in self.arms.items()}
+
+    @functools.cached_property
+    def _protocols(self) -> dict[str, Protocol]:
+        """{arm: its protocol} of the arms that were asked for."""
+        return {}
 
     def config(self, arm: str, seed: int) -> RunConfig:
         """Return the configuration of a trial."""
-        return dataclasses.replace(self.arms[arm], seed=seed)
+        return self.arms[arm].seeded(seed)
 
     def run(self, arm: str, seed: int) -> Run:
         """Return the run directory of a trial."""
-        return Run.of(self.config(arm, seed))
+        return Run.of(self.config(arm, seed), self._trainings[arm])
 
     def protocol(self, arm: str) -> Protocol:
         """Return the evaluation protocol of an arm."""
-        return self.arms[arm].protocol()
+        if arm not in self._protocols:
+            self._protocols[arm] = self.arms[arm].protocol()
+        return self._protocols[arm]
 
     def unfinished(self) -> list[tuple[str, int]]:
         """Return (arm, seed) of the trials that have not ended."""
@@ -261,7 +275,8 @@ class Plan(SharedPlan):
         arms = {name: to_dict(config, digested) for name, config in self.arms.items()}
         parts = ("looks", "matching", "tuning", "crossing")
         found = {name: vars(own) if (own := getattr(self, name)) else None for name in parts}
-        return {**vars(self), "arms": arms, **found}
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**own, "arms": arms, **found}
 
 
 def same_training(runs: Sequence[Run]) -> RunConfig:

@@ -122,7 +122,7 @@ def _about_protocols(plan: Plan) -> list[str]:
 
 
 def _differing(one: Protocol, other: Protocol) -> list[str]:
-    return [key for key, value in vars(one).items() if value != vars(other)[key]]
+    return [key for key, value in one.plain.items() if value != other.plain[key]]
 
 
 def _beside(report: Report, metrics: Collection[str]) -> list[str]:
