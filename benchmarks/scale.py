@@ -31,6 +31,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_scale, load_study
 from harness.core.config import digest, parse_assignments
 from harness.runs.folder import Run
+from harness.runs.mlflow_record import marks
 
 COMMANDS = {"harness table": ["table"], "harness ablate, again": ["ablate"]}
 """{name: words before the study} of the measured commands."""
@@ -139,7 +140,7 @@ def record_of(plan: Plan, arm: str) -> dict[str, Any]:
 
 def copied(plan: Plan, arm: str, seed: int) -> str:
     """Copy the first run of an arm under the name of another seed; return the id of its MLflow run."""
-    first, run, protocol = plan.run(arm, 0), plan.run(arm, seed), plan.protocol(arm)
+    first, run = plan.run(arm, 0), plan.run(arm, seed)
     drawn = random.Random(f"{arm} {seed}")
 
     def evaluation(known: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def copied(plan: Plan, arm: str, seed: int) -> str:
     changed: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "config.json": lambda config: {**config, "seed": seed},
         "environment.json": lambda known: {**known, "name": run.name},
-        f"evaluations/{protocol.digest}.json": evaluation,
+        f"evaluations/{plan.protocol(arm).digest}.json": evaluation,
     }
     for name in tree(first):
         target = run.folder / name
@@ -174,7 +175,12 @@ def tracked(plan: Plan, arm: str, run: Run, run_id: str) -> str:
     """Write the tracking file of a copy; return the id of its MLflow run."""
     seed = str(run.config.seed)
     state = record_of(plan, arm)
-    state |= {"run_id": run_id, "name": f"{arm} seed {seed}", "tags": {**state["tags"], "run": run.name, "seed": seed}}
+    state |= {
+        "closed": marks(run, plan.protocol(arm)),
+        "run_id": run_id,
+        "name": f"{arm} seed {seed}",
+        "tags": {**state["tags"], "run": run.name, "seed": seed},
+    }
     key = plan.protocol(arm).digest + plan.name
     place = digest({"uri": state["uri"], "experiment": plan.name, "folder": run.name, "key": key})
     path = run.folder / "tracking" / f"{place}.json"

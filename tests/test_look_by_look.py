@@ -40,10 +40,10 @@ def test_a_study_goes_through_its_looks_without_the_arms_that_are_decided(tiny: 
 
 def test_a_look_reports_what_it_can_show_and_the_cost_of_the_next(tiny: RunConfig, score: Any) -> None:
     plan = planned(tiny)
-    assert about(plan.up_to(2), settle(plan, collect(plan.up_to(2))[0])) == ["No look yet: the first is at 3 seeds."]
+    assert about(plan.up_to(2), settle(plan, collect(plan.up_to(2)))) == ["No look yet: the first is at 3 seeds."]
     measure(plan, score)
     now = decided(plan)
-    settled = settle(now, collect(now)[0])
+    settled = settle(now, collect(now))
     size = plan.looks.provable(1, 2, settled.standings["c"].comparison.sd)
     assert about(now, settled) == [
         f"Look 1 of 3 (3 seeds): of the open arms, only differences above these can show here: {size:.0%} (c)."

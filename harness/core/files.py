@@ -133,13 +133,13 @@ def read_json_if_there(
     return read_json(path, shape, remedy) if path.exists() else {}
 
 
-def signature(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file is written again: inode, time and size; None if there is no file."""
+def signature(path: Path) -> int | None:
+    """Return a number that changes when a file is written, over its inode, time and size; None if there is no file."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return hash((found.st_ino, found.st_mtime_ns, found.st_size))
 
 
 def short_hash(content: bytes | io.BufferedReader) -> str:

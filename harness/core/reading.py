@@ -94,16 +94,19 @@ def parse(text: bytes | str, finite: bool = True, **numbers: Any) -> Any:
 def _quickly(text: bytes, finite: bool) -> dict[str, Any] | None:
     """Return the mapping that pydantic's parser reads, which takes a third of the time; None where `parse` must look.
 
-    As many colons as entries mean that no entry is named twice, and that no text holds a colon.
+    Colons that follow a quote at once, as many as entries, mean that no entry is named twice.
     """
     import pydantic_core
 
-    if text.count(b"[") + text.count(b"{") > DEEPEST:
+    if text.count(b"[") + text.count(b"{") > DEEPEST or any(space in text for space in (b" :", b"\n:", b"\t:", b"\r:")):
         return None
     try:
         value = pydantic_core.from_json(text)
     except ValueError:
         return None
+    named = text.count(b'":')
+    if not finite and isinstance(value, dict) and len(value) == named:
+        return value
     entries = 0
     left = [value]
     while left:
@@ -115,7 +118,7 @@ def _quickly(text: bytes, finite: bool) -> dict[str, Any] | None:
             left += each
         elif finite and isinstance(each, float) and not math.isfinite(each):
             return None
-    return value if isinstance(value, dict) and entries == text.count(b":") else None
+    return value if isinstance(value, dict) and entries == named else None
 
 
 def shaped(value: Any, shape: Any) -> Any:

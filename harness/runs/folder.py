@@ -47,7 +47,7 @@ from harness.runs.identity import changed, pairs_digest, require_named, training
 from harness.runs.pairs import PairSet
 
 _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
-_EVALUATED: dict[str, tuple[tuple[int, int, int] | None, EvaluateConfig]] = {}
+_COMPLETE: dict[str, tuple[int | None, EvaluateConfig]] = {}
 """{file of an evaluation: its signature when it had every value that these settings ask for}"""
 
 
@@ -135,6 +135,7 @@ class Run:
         more samples; by NFE: seconds in total and of sampling, (Unix) time, network calls per sample (mean and sd);
         failures by NFE or by flow metric (`NoValue.note`); commits."""
         path = self.evaluation_file(protocol)
+        now = (signature(path), self.config.evaluate)
         by_nfe: dict[str, Any] = {
             name: {} for name in ("values", "intervals", "precise", "seconds", "sampling_seconds", "time", "calls")
         }
@@ -144,6 +145,8 @@ class Run:
             raise UserError(f"{path}: cannot be read (its entry time.{min(unknown)} is missing). {EVALUATED}")
         if known["run"] != self.name or digest_of(known["protocol"]) != protocol.digest:
             raise UserError(f"{path}: belongs to another run or protocol. {EVALUATED}")
+        if lacking.complete(self.config.evaluate, known):
+            _COMPLETE[str(path)] = now
         return known
 
     def write_evaluation(self, protocol: Protocol, known: dict[str, Any]) -> None:
@@ -200,14 +203,9 @@ class Run:
         """Whether every metric has a value at every NFE under a protocol. An unchanged file is read once a process."""
         config = self.config.evaluate
         path = self.evaluation_file(protocol)
-        now = (signature(path), config)
-        if _EVALUATED.get(str(path)) == now:
+        if _COMPLETE.get(str(path)) == (signature(path), config):
             return True
-        known = self.evaluation(protocol)
-        if not lacking.settled(config, known) or lacking.failed(config, known):
-            return False
-        _EVALUATED[str(path)] = now
-        return True
+        return lacking.complete(config, self.evaluation(protocol))
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -37,6 +37,11 @@ def failed(config: EvaluateConfig, known: dict[str, Any]) -> dict[str, NoValue]:
     return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
 
 
+def complete(config: EvaluateConfig, known: dict[str, Any]) -> bool:
+    """Whether every metric has a value at every NFE."""
+    return settled(config, known) and not failed(config, known)
+
+
 def settled(config: EvaluateConfig, known: dict[str, Any]) -> bool:
     """Whether nothing is left to measure: each metric at each NFE has a value or has failed."""
     return not missing(config, known) and not flow_missing(config, known)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import getpass
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from harness.core.files import locked, results_folder
 from harness.core.reading import say_once
 from harness.runs.mlflow_pages import NOTE, VIEW, View, shortened
 from harness.runs.mlflow_record import Record, sent_of
-from harness.runs.mlflow_store import Busy, artifacts, connect, default_uri, reason, told
+from harness.runs.mlflow_store import Busy, artifacts, connect, default_uri, reason, statuses, told
 from harness.runs.pairs import PairSet
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Mirror:
         self.experiment = experiment
         self.open = False
         """Whether the store has answered and nothing has failed since."""
+        self._active: Container[str] = ()
+        """Ids of runs that `list_active` found."""
         try:
             self._connect()
         except Busy as busy:
@@ -44,6 +46,10 @@ class Mirror:
         with told(self.uri):
             self.experiment_id = self._experiment()
         self.open = True
+
+    def list_active(self) -> None:
+        """Find the runs that exist in a SQLite store, all at once; another store is asked for each."""
+        self._active = statuses(self.uri) or ()
 
     def forget(self) -> None:
         """Connect again before the next record: the store may have lost the experiment."""
@@ -75,7 +81,7 @@ class Mirror:
         and tags. It started at `start`, in Unix time, or now."""
         if not self.open:
             self._connect()
-        path, state = self._noted(folder, key)
+        path, state = self.noted(folder, key)
         if not state:
             own = {**_source(), **tags}
             begun = self._begun(path.stem)
@@ -91,17 +97,22 @@ class Mirror:
         for view in views:
             self.client.set_experiment_tag(self.experiment_id, f"{VIEW}{view.key}", view.tag())
 
-    def _noted(self, folder: Path, key: str) -> tuple[Path, dict[str, Any]]:
+    def noted(self, folder: Path, key: str) -> tuple[Path, dict[str, Any]]:
         """Return a record's tracking file and its content; empty if there is none or the store has lost the run.
 
         The file's name contains the store's address when the record was created; the store may have moved since.
         """
         about = {"experiment": self.experiment, "folder": folder.name, "key": key}
-        for path in sorted(folder.glob("tracking/*.json")):
+        usual = folder / "tracking" / f"{digest({'uri': redacted(self.uri), **about})}.json"
+        others = (path for path in sorted(folder.glob("tracking/*.json")) if path != usual)
+        for path in itertools.chain([usual], others):
             state = sent_of(path)
-            if state and path.stem == digest({"uri": state["uri"], **about}) and _exists(self.client, state["run_id"]):
+            if state and path.stem == digest({"uri": state["uri"], **about}) and self._holds(state["run_id"]):
                 return path, state
-        return folder / "tracking" / f"{digest({'uri': redacted(self.uri), **about})}.json", {}
+        return usual, {}
+
+    def _holds(self, run_id: str) -> bool:
+        return run_id in self._active or _exists(self.client, run_id)
 
     def describe(self, note: str) -> None:
         """Set the description of the experiment, in Markdown."""
@@ -137,7 +148,9 @@ class Mirror:
         """Mark runs as KILLED that a kill left as RUNNING, unless the store fails."""
         try:
             if self.open:
-                close_dead(self.client)
+                running = statuses(self.uri)
+                if running is None or {"RUNNING"} & {*running.values()}:
+                    close_dead(self.client)
         except Exception as error:  # each store raises its own
             say_once(f"MLflow cannot mark killed runs now ({reason(error)}); the next command tries again.")
 

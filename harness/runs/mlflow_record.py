@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from harness.core.config import to_dict
 from harness.core.errors import UserError
-from harness.core.files import read_json_if_there, read_lines, write_json
+from harness.core.files import read_json_if_there, read_lines, signature, write_json
 from harness.core.reading import say_once
 from harness.evaluation.protocol import Protocol
 from harness.runs.contents import Look
@@ -44,6 +44,8 @@ class Sent(TypedDict):
     diagnosed: NotRequired[int]
     model: NotRequired[str]
     """Id of the trained model."""
+    closed: NotRequired[list[int | None]]
+    """`marks` of the run when all of it was sent and its status was final."""
 
 
 def sent_of(path: Path) -> dict[str, Any]:
@@ -53,6 +55,21 @@ def sent_of(path: Path) -> dict[str, Any]:
     except (UserError, OSError) as error:
         say_once(str(error))
         return {}
+
+
+def marks(run: Run, protocol: Protocol) -> list[int | None]:
+    """Return the signatures of the files that a run's record is made of, without reading them."""
+    files = (
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "rungs.jsonl",
+        "diverged.json",
+        "pruned.json",
+        "samples",
+    )
+    paths = [*(run.folder / name for name in files), run.evaluation_file(protocol)]
+    return [*map(signature, paths)]
 
 
 class Record:
@@ -157,6 +174,11 @@ class Record:
                 self.client.set_terminated(self.run_id, status, None if end is None else int(1000 * end))
             self.state["status"] = status
             write_json(self.path, self.state)
+
+    def close(self, found: list[int | None]) -> None:
+        """Note that all of the run was sent, when its `marks` were these."""
+        self.state["closed"] = found
+        write_json(self.path, self.state)
 
 
 def _inputs(run: Run) -> list[DatasetInput]:

@@ -135,6 +135,17 @@ def sqlite_path(uri: str) -> Path:
     return Path(url.database).absolute()
 
 
+def statuses(uri: str) -> dict[str, str] | None:
+    """Return {id: status} of all runs of a SQLite store that are not deleted; None for another store.
+
+    MLflow answers for one run at a time, in milliseconds.
+    """
+    if not uri.startswith("sqlite"):
+        return None
+    with contextlib.closing(sqlite3.connect(sqlite_path(uri), timeout=PATIENCE_S)) as data:
+        return dict(data.execute("select run_uuid, status from runs where lifecycle_stage = 'active'"))
+
+
 def _uri_of(path: Path, like: str = "sqlite://") -> str:
     """Return the address of a SQLite file, with the driver and the options of the address `like`."""
     from sqlalchemy import make_url

@@ -18,6 +18,7 @@ from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror, Record
 from harness.runs.mlflow_points import trained_between
+from harness.runs.mlflow_record import marks
 from harness.runs.mlflow_store import is_lost, reason
 from harness.runs.pairs import PairSet
 
@@ -45,6 +46,7 @@ class Followed:
     """Metric and NFE of the comparison with the other runs."""
     record: Record | None = None
     closed: bool = field(default=False, init=False)
+    whole: bool = field(default=False, init=False)
 
     @functools.cached_property
     def pairs(self) -> PairSet | None:
@@ -52,7 +54,12 @@ class Followed:
         return self.run.pairs if self.run.parent else None
 
     def progress(self) -> float:
-        """Return the progress, from 0 to 1."""
+        """Return the progress, from 0 to 1; it stays 1."""
+        done = 1.0 if self.whole else self._progress()
+        self.whole = done == 1
+        return done
+
+    def _progress(self) -> float:
         if self.run.pruned:
             return 1.0
         trained = self.run.steps_done / self.run.config.train.steps
@@ -93,8 +100,7 @@ class Watch:
         self.above = above
         self._parent: Record | None = None
         self.bar = bar(console, by_itself=False)  # rich's thread would interrupt training ten times a second
-        done: Any = sum(self._done())  # a float; rich accepts it
-        self.task = self.bar.add_task(title, total=self.total, completed=done)
+        self.task = self.bar.add_task(title, total=self.total)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._sent = self._told = time.monotonic()
@@ -104,6 +110,8 @@ class Watch:
     def __enter__(self) -> Self:
         if self.above and self.mirror.open:
             self._send([])
+        done: Any = sum(self._done())  # a float; rich accepts it
+        self.bar.update(self.task, completed=done)
         self.bar.start()
         self._thread.start()
         return self
@@ -167,6 +175,9 @@ class Watch:
         try:
             if self.above and not self._parent:
                 self._parent = self.above()
+                self.mirror.list_active()
+                for one in self.followed:
+                    one.closed = one.closed or self._was_closed(one)
             for one in followed:
                 if not one.closed:
                     self._send_one(one, final)
@@ -178,7 +189,20 @@ class Watch:
             return error
         return None
 
+    def _was_closed(self, one: Followed) -> bool:
+        """Whether an earlier command sent all of a run, and nothing has changed since."""
+        if one.run.parent:
+            return False
+        state = self.mirror.noted(one.run.folder, self._key(one))[1]
+        return (
+            state.get("closed") == marks(one.run, one.protocol)
+            and state["name"] == one.title
+            and self._tags(one).items() <= state["tags"].items()
+            and one.params.keys() <= {*state["params"]}
+        )
+
     def _send_one(self, one: Followed, final: bool) -> None:
+        found = marks(one.run, one.protocol)
         status = one.status()
         if not one.run.environment:
             return
@@ -195,16 +219,24 @@ class Watch:
         trained = trained_between(one.run) if final or status != "RUNNING" else None  # reads all lines: at the end only
         one.record.set_status("KILLED" if final and status == "RUNNING" else status, trained[1] if trained else None)
         one.closed = status != "RUNNING"
+        if one.closed:
+            one.record.close(found)
+
+    def _key(self, one: Followed) -> str:
+        return one.protocol.digest + one.tags.get("study", "")  # new seeds or arms of a study change no record
+
+    def _tags(self, one: Followed) -> dict[str, str]:
+        """Return the tags of a run's record that do not come from its files."""
+        above = {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
+        return {"run": one.run.name, "protocol": one.protocol.digest, **one.tags, **above}
 
     def _record(self, one: Followed, start: float | None = None) -> Record:
         """Return the run's record, found or created; sends the record of its pairs first."""
-        commits = ", ".join(one.run.environment["commits"])
-        above = {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
-        tags = {"run": one.run.name, "protocol": one.protocol.digest, "commit": commits, **one.tags, **above}
-        tags["mlflow.source.git.commit"] = one.run.environment["commits"][-1]
+        commits = one.run.environment["commits"]
+        tags = {**self._tags(one), "commit": ", ".join(commits), "mlflow.source.git.commit": commits[-1]}
         if one.pairs and one.run.parent:
             tags |= {"parent": one.run.parent.name, "pairs": one.pairs.name}
             if one.pairs.about:  # they may have been removed after training
+                above = {name: tags[name] for name in ("mlflow.parentRunId",) if name in tags}
                 self.mirror.send_pairs(one.pairs, above, one.tags.get("study", ""))
-        key = one.protocol.digest + one.tags.get("study", "")  # new seeds or arms of a study change no record
-        return self.mirror.record(one.run.folder, one.title, one.params, tags, key, start)
+        return self.mirror.record(one.run.folder, one.title, one.params, tags, self._key(one), start)

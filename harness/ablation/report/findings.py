@@ -56,5 +56,7 @@ class Report:
     """Floor of the primary metric at the primary NFE; None where it has none."""
     excess: dict[str, Excess] = field(default_factory=dict)
     """{arm: its excess of the primary metric over the floor}"""
+    sampling: dict[tuple[str, int], float] = field(default_factory=dict)
+    """{(arm, NFE): seconds of sampling per sample}"""
     interactions: Interactions | None = None
     """Interactions of the axes; None for a study without axes."""

@@ -15,8 +15,7 @@ from harness.core.progress import duration
 
 def decided(plan: Plan) -> Plan:
     """Return the plan with those arms closed that the runs on disk decide."""
-    cells, _ = outcomes.collect(plan)
-    closed = verdicts.settle(plan, cells).closed(plan)
+    closed = verdicts.settle(plan, outcomes.collect(plan)).closed(plan)
     now = dataclasses.replace(plan, closed=closed)
     return dataclasses.replace(now, seeds=plan.seeds[: max(closed.values())]) if now.is_decided else now
 
@@ -75,6 +74,8 @@ def about(plan: Plan, settled: Settled) -> list[str]:
 
 def seconds_for(plan: Plan, workers: int) -> float:
     """Return the seconds that a plan's open trials take, `workers` at a time; NaN if no trial like them has ended."""
+    if not plan.unfinished():
+        return 0.0
     return total(remaining(plan, measured(plan)).values()).seconds / workers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,12 @@ import pandas as pd
 from harness.ablation.design.configured import points
 from harness.ablation.design.plan import Plan
 from harness.core.errors import Diverged, NoValue
+from harness.core.files import signature
+from harness.evaluation.protocol import Protocol
+from harness.runs import lacking
 from harness.runs.config import RunConfig
 from harness.runs.contents import value_of
+from harness.runs.folder import Run
 
 MEASURED, DIVERGED, FAILED, UNFINISHED, UNASKED = "measured", "diverged", "failed", "unfinished", "unasked"
 """States of a metric of a trial at an NFE:
@@ -25,6 +30,12 @@ MEASURED, DIVERGED, FAILED, UNFINISHED, UNASKED = "measured", "diverged", "faile
 - unfinished: it has no value yet; a trial that was killed or ran out of memory is run again
 - unasked: the arm is not measured there
 """
+
+
+Wanted = tuple[tuple[str, int, bool], ...]
+"""(metric, NFE, whether the arm is measured there)"""
+_KEPT: dict[str, tuple[tuple[int | None, Wanted], _Figures]] = {}
+"""{file of an evaluation: its signature, and its numbers}"""
 
 
 class Cell(NamedTuple):
@@ -78,29 +89,47 @@ class Seeds:
         return said.replace(" ", f" of {self.number} ", 1)
 
 
-def collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
-    """Return the cells of all trials, one row each (`Cell`), and the commits of their runs.
+def collect(plan: Plan) -> pd.DataFrame:
+    """Return the cells of all trials, one row each (`Cell`).
 
     Every arm has a cell at the primary metric and NFE, whether it is asked there or not.
     """
     cells = list[Cell]()
-    commits = set[str]()
+    wanted = {arm: tuple(_wanted(plan, config)) for arm, config in plan.arms.items()}
+    of_flow = {metric.name for config in plan.arms.values() for metric in config.evaluate.flow_metrics}
     for arm, seed in plan.trials():
         run = plan.run(arm, seed)
-        protocol = plan.protocol(arm)
-        known = run.evaluation(protocol)
         gave_up = run.gave_up
-        failed = run.failed(protocol)
-        of_flow = {metric.name for metric in run.config.evaluate.flow_metrics}
-        commits |= {*known["commits"], *run.environment.get("commits", [])}
-        for metric, nfe, asked in _wanted(plan, run.config):
-            value = value_of(known, metric, nfe)
-            error = gave_up or failed.get(metric if metric in of_flow else str(nfe))
+        found = _figures(run, plan.protocol(arm), wanted[arm])
+        for (metric, nfe, asked), value, calls in zip(wanted[arm], found.values, found.calls, strict=True):
+            error = gave_up or found.failed.get(metric if metric in of_flow else str(nfe))
             state = _state(asked, value, gave_up, error)
-            calls = known["calls"].get(str(nfe), {}).get("mean", nfe)
             kept = float("nan") if value is None or state != MEASURED else value
             cells.append(Cell(arm, seed, metric, nfe, kept, calls, state))
-    return pd.DataFrame(cells, columns=Cell._fields), sorted(commits)
+    return pd.DataFrame(cells, columns=Cell._fields)
+
+
+class _Figures(NamedTuple):
+    """The numbers of an evaluation, in the order of `_wanted`."""
+
+    values: Sequence[float | None]
+    calls: Sequence[float]
+    failed: Mapping[str, NoValue]
+
+
+def _figures(run: Run, protocol: Protocol, wanted: Wanted) -> _Figures:
+    """Return the numbers of a run; an unchanged file that has all of them is read once a process."""
+    path = run.evaluation_file(protocol)
+    now = (signature(path), wanted)
+    if (kept := _KEPT.get(str(path))) and kept[0] == now:
+        return kept[1]
+    known = run.evaluation(protocol)
+    values = [value_of(known, metric, nfe) for metric, nfe, _ in wanted]
+    calls = [known["calls"].get(str(nfe), {}).get("mean", nfe) for _, nfe, _ in wanted]
+    if known["failures"] or None in values:
+        return _Figures(values, calls, lacking.failed(run.config.evaluate, known))
+    _KEPT[str(path)] = now, _Figures(array("d", values), tuple(calls), {})  # type: ignore[arg-type]
+    return _KEPT[str(path)][1]
 
 
 def _wanted(plan: Plan, config: RunConfig) -> Iterator[tuple[str, int, bool]]:

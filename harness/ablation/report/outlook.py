@@ -136,8 +136,8 @@ class Effects:
     @classmethod
     def of(cls, plan: Plan) -> Effects:
         """Read the sds from the runs on disk."""
-        cells, _ = collect(plan)
-        found = {arm: standing.comparison for arm, standing in verdicts.settle(plan, cells).standings.items()}
+        standings = verdicts.settle(plan, collect(plan)).standings
+        found = {arm: standing.comparison for arm, standing in standings.items()}
         return cls(plan, {arm: found[arm].sd for arm in plan.tested if found[arm].n >= MIN_SEEDS and found[arm].sd > 0})
 
     @property

@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.ablation.design.plan import Plan
+from harness.runs import lacking
 from harness.runs.config import RunConfig
 from harness.runs.estimate import Spent
 from harness.runs.folder import Run
@@ -32,28 +34,37 @@ class Seconds:
         return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
 
 
-def spent(plan: Plan) -> dict[str, Seconds]:
-    """Return {arm: its seconds} of the arms with at least one ended trial."""
-    out = {}
-    for arm in plan.arms:
+class Costs(NamedTuple):
+    """What the trials of a plan took, and the code that made them."""
+
+    spent: dict[str, Seconds]
+    """{arm: its seconds} of the arms with at least one ended trial."""
+    sampling: dict[tuple[str, int], float]
+    """{(arm, NFE): seconds of sampling per sample}, mean over seeds, where they are known."""
+    commits: list[str]
+
+
+def costs(plan: Plan) -> Costs:
+    """Return the costs of the trials so far; each file is read once."""
+    spent = {}
+    sampling: dict[tuple[str, int], list[float]] = {}
+    commits = set[str]()
+    for arm, config in plan.arms.items():
         protocol = plan.protocol(arm)
-        runs = [plan.run(arm, seed) for seed in plan.seeds_of(arm)]
-        if ended := [run for run in runs if run.ended(protocol)]:
-            training = [seconds for run in ended if not math.isnan(seconds := training_seconds(run))]
-            evaluation = [sum(run.evaluation(protocol)["seconds"].values()) for run in ended]
-            mean = statistics.fmean(training) if training else math.nan
-            out[arm] = Seconds(len(ended), mean, statistics.fmean(evaluation))
-    return out
-
-
-def sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
-    """Return {(arm, NFE): seconds of sampling per sample}, mean over seeds, where they are known."""
-    seconds: dict[tuple[str, int], list[float]] = {}
-    for arm, seed in plan.trials():
-        known = plan.run(arm, seed).evaluation(plan.protocol(arm))
-        for nfe, taken in known["sampling_seconds"].items():
-            seconds.setdefault((arm, int(nfe)), []).append(taken / plan.arms[arm].evaluate.samples_at(int(nfe)))
-    return {key: statistics.fmean(each) for key, each in seconds.items()}
+        training, evaluation = list[float](), list[float]()
+        for run in (plan.run(arm, seed) for seed in plan.seeds_of(arm)):
+            known = run.evaluation(protocol)
+            commits |= {*known["commits"], *run.environment.get("commits", [])}
+            for nfe, taken in known["sampling_seconds"].items():
+                sampling.setdefault((arm, int(nfe)), []).append(taken / config.evaluate.samples_at(int(nfe)))
+            if run.gave_up is not None or lacking.settled(config.evaluate, known):
+                training.append(training_seconds(run))
+                evaluation.append(sum(known["seconds"].values()))
+        if evaluation:
+            trained = [seconds for seconds in training if not math.isnan(seconds)]
+            mean = statistics.fmean(trained) if trained else math.nan
+            spent[arm] = Seconds(len(evaluation), mean, statistics.fmean(evaluation))
+    return Costs(spent, {key: statistics.fmean(each) for key, each in sampling.items()}, sorted(commits))
 
 
 @dataclass(frozen=True)

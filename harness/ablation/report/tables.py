@@ -32,7 +32,7 @@ from harness.ablation.report.findings import Report
 from harness.ablation.report.interactions import interactions
 from harness.ablation.report.notes import notes, remarks
 from harness.ablation.report.origin import made_by, provenance
-from harness.ablation.report.spent import sampling_seconds, spent
+from harness.ablation.report.spent import costs
 from harness.ablation.report.summary import summarise
 from harness.ablation.report.verdicts import NOT_COMPARED, Verdict, in_all
 from harness.core.drawing import png, spared, write_picture
@@ -51,17 +51,30 @@ def report(
 
     `references` and `at_primary` are the scores of real samples and noise (`Report`), `floor` is the primary metric's.
     """
-    cells, commits = outcomes.collect(plan)
+    cells = outcomes.collect(plan)
+    took = costs(plan)
     summary = summarise(plan, cells)
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     unstable = {*cells[(cells.metric == plan.metric) & (cells.state == outcomes.DIVERGED)].arm}
-    read = readouts.read(numbers.alike(plan, cells), plan.metric, plan.bases, lower, sampling_seconds(plan), unstable)
+    read = readouts.read(numbers.alike(plan, cells), plan.metric, plan.bases, lower, took.sampling, unstable)
     compared = {arm for arm, found in summary.settled.verdicts.items() if found.word != NOT_COMPARED}
     above = excess.excesses(plan, cells, floor, compared) if floor else {}
     mixed = interactions(plan, cells)
-    said = [*notes(plan, summary, commits), *(mixed.notes if mixed else [])]
+    said = [*notes(plan, summary, took.commits), *(mixed.notes if mixed else [])]
     return Report(
-        plan, cells, summary, references, said, commits, read, spent(plan), at_primary or {}, floor, above, mixed
+        plan,
+        cells,
+        summary,
+        references,
+        said,
+        took.commits,
+        read,
+        took.spent,
+        at_primary or {},
+        floor,
+        above,
+        took.sampling,
+        mixed,
     )
 
 
@@ -181,7 +194,7 @@ def _about(report: Report, command: str) -> dict[str, Any]:
         "runs": {arm: [plan.run(arm, seed).name for seed in plan.seeds_of(arm)] for arm in plan.arms},
         "seconds": {arm: own.plain() for arm, own in report.spent.items()},
         "sampling_ms": {
-            arm: {nfe: 1000 * s for (of, nfe), s in sampling_seconds(plan).items() if of == arm} for arm in plan.arms
+            arm: {nfe: 1000 * s for (of, nfe), s in report.sampling.items() if of == arm} for arm in plan.arms
         },
         "notes": report.notes,
     }
