@@ -140,7 +140,7 @@ def record_of(plan: Plan, arm: str) -> dict[str, Any]:
 
 def copied(plan: Plan, arm: str, seed: int) -> str:
     """Copy the first run of an arm under the name of another seed; return the id of its MLflow run."""
-    first, run = plan.run(arm, 0), plan.run(arm, seed)
+    first, run = (plan.run(arm, each) for each in (0, seed))
     drawn = random.Random(f"{arm} {seed}")
 
     def evaluation(known: dict[str, Any]) -> dict[str, Any]:

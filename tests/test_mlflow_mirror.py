@@ -271,6 +271,34 @@ def test_deletions_while_runs_are_followed_are_sent_again(
     assert "MLflow does not accept records" not in capsys.readouterr().out
 
 
+def test_a_run_that_was_sent_whole_is_not_looked_up_again(
+    mirror: Mirror, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(mirror: Mirror) -> Followed:
+        trial = Followed("a", run, protocol_of(run), {"seed": "0"}, {"weighting": "uniform"})
+
+        def above() -> Record:
+            return mirror.record(results_folder() / "local" / "studies" / "toy", "toy", {}, {"plan": "123"})
+
+        with Watch("toy", [trial], mirror, Console(), above=above):
+            pass
+        assert trial.closed
+        return trial
+
+    sent = watched(mirror).record
+    assert sent
+    asked = Mock(side_effect=mirror.client.get_run)
+    monkeypatch.setattr(mirror.client, "get_run", asked)
+    assert watched(mirror).record is None
+    assert all(call.args[0] != sent.run_id for call in asked.call_args_list)
+    (run.folder / "environment.json").write_text((run.folder / "environment.json").read_text() + " ")
+    assert watched(mirror).record is not None
+    mirror.client.delete_run(sent.run_id)
+    again = watched(mirror).record
+    assert again
+    assert again.run_id != sent.run_id
+
+
 def test_a_store_that_fails_during_the_work_does_not_stop_it(
     mirror: Mirror, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

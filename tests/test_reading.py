@@ -30,6 +30,7 @@ NOT_JSON = {
     b'{"a": -Infinity}': "-Infinity",
     b"1e999": "1e999",
     b'{"a": 1, "a": 2}': "'a' twice",
+    b'{"a": "\\":", "b" : 1, "b": 2}': "'b' twice",
     b'[{"b": {"c": 1, "c": 1}}]': "'c' twice",
     b"9" * 5000: "too many digits",
     b"[" * 100_000: "too deep",

@@ -126,9 +126,10 @@ def _figures(run: Run, protocol: Protocol, wanted: Wanted) -> _Figures:
     known = run.evaluation(protocol)
     values = [value_of(known, metric, nfe) for metric, nfe, _ in wanted]
     calls = [known["calls"].get(str(nfe), {}).get("mean", nfe) for _, nfe, _ in wanted]
-    if known["failures"] or None in values:
+    whole = array("d", [value for value in values if value is not None])
+    if known["failures"] or len(whole) < len(values):
         return _Figures(values, calls, lacking.failed(run.config.evaluate, known))
-    _KEPT[str(path)] = now, _Figures(array("d", values), tuple(calls), {})  # type: ignore[arg-type]
+    _KEPT[str(path)] = now, _Figures(whole, tuple(calls), {})
     return _KEPT[str(path)][1]
 
 
