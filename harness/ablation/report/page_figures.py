@@ -88,9 +88,10 @@ def losses_of(plan: Plan) -> Losses:
         for seed in plan.seeds_of(arm):
             run = plan.run(arm, seed)
             steps = run.config.train.steps
-            if run.steps_done < steps:
+            lines = run.metrics()
+            if not lines or lines[-1]["step"] < steps:
                 continue
-            for line in run.metrics():
+            for line in lines:
                 for name in BINS:
                     value = line.get(f"loss_by_log_snr/{name}", math.nan)
                     if line["step"] > (1 - LAST) * steps and math.isfinite(value):
