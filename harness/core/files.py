@@ -137,7 +137,7 @@ def signature(path: Path) -> int | None:
     """Return a number that changes when a file is written, over its inode, time and size; None if there is no file."""
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return hash((found.st_ino, found.st_mtime_ns, found.st_size))
 

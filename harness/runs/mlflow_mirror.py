@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import getpass
 import itertools
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +104,7 @@ class Mirror:
         """
         about = {"experiment": self.experiment, "folder": folder.name, "key": key}
         usual = folder / "tracking" / f"{digest({'uri': redacted(self.uri), **about})}.json"
-        others = (path for path in sorted(folder.glob("tracking/*.json")) if path != usual)
-        for path in itertools.chain([usual], others):
+        for path in _places(usual):
             state = sent_of(path)
             if state and path.stem == digest({"uri": state["uri"], **about}) and self._holds(state["run_id"]):
                 return path, state
@@ -163,6 +162,12 @@ def close_dead(client: MlflowClient) -> None:
             with locked(path.parents[1] / "lock", wait=False) as free:
                 if free:
                     Record(client, path, state).set_status("KILLED")
+
+
+def _places(usual: Path) -> Iterator[Path]:
+    """Yield the tracking files beside the usual one, which comes first."""
+    yield usual
+    yield from (path for path in sorted(usual.parent.glob("*.json")) if path != usual)
 
 
 def _exists(client: MlflowClient, run_id: str) -> bool:
