@@ -275,7 +275,7 @@ def test_a_run_that_was_sent_whole_is_not_looked_up_again(
     mirror: Mirror, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def watched(mirror: Mirror) -> Followed:
-        trial = Followed("a", run, protocol_of(run), {"seed": "0"}, {"weighting": "uniform"})
+        trial = Followed("a", run, protocol_of(run), {"seed": "0"}, params={"weighting": "uniform"})
 
         def above() -> Record:
             return mirror.record(results_folder() / "local" / "studies" / "toy", "toy", {}, {"plan": "123"})
