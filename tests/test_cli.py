@@ -37,6 +37,8 @@ from harness.runs.train import train
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 COMMANDS = [
+    "status",
+    "cluster-check",
     "list",
     "config",
     "explain",
@@ -236,7 +238,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
         "shared",
         "values",
     }
-    assert modules - parts == {*COMMANDS} - {"list"} | {"components"}
+    commands = {command.replace("-", "_") for command in COMMANDS}
+    assert modules - parts == commands - {"list"} | {"components"}
 
 
 @pytest.mark.parametrize(

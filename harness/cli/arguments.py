@@ -189,6 +189,13 @@ def _studies(add: Add) -> None:
     options.study(sub, "all looks")
     options.side_by_side(sub)
 
+    about = "Show which trials of a study have ended, run or wait, on this machine or an engine's nodes."
+    sub = add("status", about, "weighting", "weighting --watch")
+    options.study(sub, "those of the last command")
+    sub.add_argument(
+        "--watch", action="store_true", help="show it again every few seconds, until all trials have ended"
+    )
+
     about = "Check whether two nodes of an engine can share the results folder, and say what to do if not."
     sub = add("cluster-check", about, "--launcher slurm --on=--partition=gpu", module="cluster_check")
     options.engine(sub)

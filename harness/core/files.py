@@ -189,20 +189,27 @@ def read_lines(path: Path, shape: Any = dict[str, Any], start: int = 0) -> list[
     return [*_intact(path, shape, enumerate(lines[start:], start + 1))]
 
 
-def last_line(path: Path, shape: Any = dict[str, Any]) -> Any | None:
-    """Return the last intact line of a JSON-lines file, read from the file's end; None if there is none.
+def last_lines(path: Path, number: int, shape: Any = dict[str, Any]) -> list[Any]:
+    """Return the intact ones of the last `number` lines of a JSON-lines file, read from the file's end.
 
-    Lines must be shorter than 4 KiB.
+    Lines must be shorter than 4 KiB. Empty if there is no file.
     """
     if not path.exists():
-        return None
+        return []
     require_log(path)
     with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-        last = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
-    with contextlib.suppress(Damaged):
-        return shaped(parse(last, finite=False), shape) if last else None
-    return next(reversed(read_lines(path, shape)), None)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096 * (number + 1)))
+        lines = file.read().rpartition(b"\n")[0].split(b"\n")[-number:]
+    found = []
+    for line in filter(None, lines):
+        with contextlib.suppress(Damaged):
+            found.append(shaped(parse(line, finite=False), shape))
+    return found
+
+
+def last_line(path: Path, shape: Any = dict[str, Any]) -> Any | None:
+    """Return the last intact line of a JSON-lines file, read from the file's end; None if there is none."""
+    return next(reversed(last_lines(path, 1, shape) or read_lines(path, shape)), None)
 
 
 def require_log(path: Path) -> None:

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from harness.core.errors import Stopped, UserError, redacted
@@ -136,14 +136,16 @@ def sqlite_path(uri: str) -> Path:
 
 
 def statuses(uri: str) -> dict[str, str] | None:
-    """Return {id: status} of all runs of a SQLite store that are not deleted; None for another store.
+    """Return {id: status} of all runs of a SQLite store that are not deleted; None if it must be asked in MLflow's way.
 
     MLflow answers for one run at a time, in milliseconds.
     """
     if not uri.startswith("sqlite"):
         return None
-    with contextlib.closing(sqlite3.connect(sqlite_path(uri), timeout=PATIENCE_S)) as data:
+    place = f"file:{quote(str(sqlite_path(uri)))}?mode=ro"
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(place, uri=True)) as data:
         return dict(data.execute("select run_uuid, status from runs where lifecycle_stage = 'active'"))
+    return None  # another version of MLflow may have other tables
 
 
 def _uri_of(path: Path, like: str = "sqlite://") -> str:

@@ -1,0 +1,58 @@
+"""`harness status`: arms and seeds of a study that this or another machine runs; it reads, and holds no lock."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+
+from rich.console import Console
+
+from harness.ablation.design.folder import declared_in
+from harness.ablation.design.plan import Plan
+from harness.ablation.report.progress import State, grids, states, told
+from harness.cli.plans import as_trained, looked_for, plan_of, training_command
+from harness.core.errors import UserError
+from harness.core.progress import terminal
+
+EVERY_S = 5.0
+"""Seconds between two looks of --watch."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the states of the trials; with --watch, again and again until all have ended."""
+    if declared_in(options.study, "SEARCH"):
+        raise UserError(
+            f"{options.study}: is a search, without arms and seeds. `harness tune` and MLflow show its trials."
+        )
+    console = terminal()
+    while True:
+        plan = begun(options)
+        found = states(plan)
+        if options.watch and console.is_terminal:
+            console.clear()
+        show(plan, found, console)
+        if not options.watch or all(state.word in ("ended", "failed") for state in found):
+            return
+        time.sleep(EVERY_S)
+
+
+def show(plan: Plan, found: list[State], console: Console) -> None:
+    """Print the tables, and the sentence about the study."""
+    for grid in grids(plan, found):
+        grid.show(console)
+    console.print(told(plan, found), soft_wrap=True)
+
+
+def begun(options: argparse.Namespace) -> Plan:
+    """Return the plan that the options name, with the seeds of the last command; `UserError` if none has begun it."""
+    given = plan_of(options)
+    for plan in as_trained(given):
+        path = plan.folder / Plan.FILE
+        if path.exists():
+            last = Plan.read(path)
+            seeds = plan.seeds if options.seeds is not None else last.seeds
+            return dataclasses.replace(plan, seeds=seeds, closed=last.closed)
+    raise UserError(
+        f"{given.name}: no command has begun it. {looked_for(given)} Run `{training_command(options)}` first."
+    )
