@@ -33,7 +33,7 @@ from harness.core.config import digest, parse_assignments
 from harness.runs.folder import Run
 from harness.runs.mlflow_record import marks
 
-COMMANDS = {"harness table": ["table"], "harness ablate, again": ["ablate"]}
+COMMANDS = {"harness table": ["table"], "harness ablate, again": ["ablate"], "harness status": ["status"]}
 """{name: words before the study} of the measured commands."""
 FEW = 2
 GOAL_S = 5.0
