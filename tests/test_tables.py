@@ -172,6 +172,25 @@ def test_a_primary_nfe_that_was_not_measured_is_reported(
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_several_types_of_hardware_are_told(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    plan = planned(tiny)
+
+    def trained(place: Callable[[str, int], str]) -> None:
+        for arm, seed in plan.trials():
+            machine = {"processor": "AMD EPYC", "accelerator": place(arm, seed)}
+            facts = {"commits": [], "parameters": 1, "weight_mean": 1.0, "resolved": {"device": "cuda"}}
+            write_json(plan.run(arm, seed).folder / "environment.json", {**facts, "machine": machine})
+
+    trained(lambda arm, seed: "A100")
+    assert not any("hardware" in line or "A100" in line for line in remarks(reported(plan, made_up(plan))))
+    trained(lambda arm, seed: "H100" if seed == 1 else "A100")
+    apart = "Trials ran on A100, H100, which round differently; "
+    assert apart + "the arms of each seed are on one type." in remarks(reported(plan, made_up(plan)))
+    trained(lambda arm, seed: "H100" if (arm, seed) in (("a", 1), ("b", 3)) else "A100")
+    assert apart + "the arms of seed 1, 3 are not on one type." in remarks(reported(plan, made_up(plan)))
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_different_commits_are_listed(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny)
     assert not any("commits" in line for line in remarks(reported(plan, made_up(plan))))

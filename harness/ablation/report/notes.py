@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
@@ -10,6 +10,7 @@ from harness.ablation.design.preregistration import unplanned
 from harness.ablation.report import excess, looks, matching, numbers, tuned, verdicts
 from harness.ablation.report.findings import REFERENCES, Report
 from harness.ablation.report.grid import capitalised, titled
+from harness.ablation.report.spent import Costs
 from harness.ablation.report.statistics import SKEWED
 from harness.ablation.report.summary import Summary
 from harness.core.errors import listed
@@ -21,7 +22,7 @@ SAMPLING = ("solver", "time_grid", "guidance", "network")
 """Fields of a protocol that may be the question of a study whose arms share one training."""
 
 
-def notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
+def notes(plan: Plan, summary: Summary, took: Costs) -> list[str]:
     """Return the sentences that a reader needs to trust a table."""
     baseline = plan.arms[plan.baseline]
     return [
@@ -36,8 +37,21 @@ def notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
         *_about_protocols(plan),
         *numbers.notes(plan),
         *filter(None, [short_of_samples(baseline.evaluate, load(baseline.dataset))]),
-        *([f"Trials come from {len(commits)} commits: {', '.join(commits)}."] if len(commits) > 1 else []),
+        *([f"Trials come from {len(took.commits)} commits: {', '.join(took.commits)}."] if took.commits[1:] else []),
+        *_about_hardware(took.hardware),
     ]
+
+
+def _about_hardware(found: Mapping[int, set[str]]) -> list[str]:
+    """Return the sentence about trainings on several types of hardware, which round differently."""
+    types = sorted(set().union(*found.values()))
+    if len(types) < 2:
+        return []
+    mixed = [str(seed) for seed, kinds in sorted(found.items()) if len(kinds) > 1]
+    apart = (
+        f"the arms of seed {listed(mixed)} are not on one type" if mixed else "the arms of each seed are on one type"
+    )
+    return [f"Trials ran on {listed(types)}, which round differently; {apart}."]
 
 
 def _about_verdicts(plan: Plan, summary: Summary) -> list[str]:

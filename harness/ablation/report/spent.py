@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.ablation.design.plan import Plan
 from harness.runs import lacking
@@ -42,6 +42,8 @@ class Costs(NamedTuple):
     sampling: dict[tuple[str, int], float]
     """{(arm, NFE): seconds of sampling per sample}, mean over seeds, where they are known."""
     commits: list[str]
+    hardware: dict[int, set[str]]
+    """{seed: types of hardware on which its arms were trained}"""
 
 
 def costs(plan: Plan) -> Costs:
@@ -49,12 +51,16 @@ def costs(plan: Plan) -> Costs:
     spent = {}
     sampling: dict[tuple[str, int], list[float]] = {}
     commits = set[str]()
+    hardware: dict[int, set[str]] = {}
     for arm, config in plan.arms.items():
         protocol = plan.protocol(arm)
         training, evaluation = list[float](), list[float]()
         for run in (plan.run(arm, seed) for seed in plan.seeds_of(arm)):
             known = run.evaluation(protocol)
-            commits |= {*known["commits"], *run.environment.get("commits", [])}
+            environment = run.environment
+            commits |= {*known["commits"], *environment.get("commits", [])}
+            if kind := type_of(environment):
+                hardware.setdefault(run.config.seed, set()).add(kind)
             for nfe, taken in known["sampling_seconds"].items():
                 sampling.setdefault((arm, int(nfe)), []).append(taken / config.evaluate.samples_at(int(nfe)))
             if run.gave_up is not None or lacking.settled(config.evaluate, known):
@@ -64,7 +70,14 @@ def costs(plan: Plan) -> Costs:
             trained = [seconds for seconds in training if not math.isnan(seconds)]
             mean = statistics.fmean(trained) if trained else math.nan
             spent[arm] = Seconds(len(evaluation), mean, statistics.fmean(evaluation))
-    return Costs(spent, {key: statistics.fmean(each) for key, each in sampling.items()}, sorted(commits))
+    return Costs(spent, {key: statistics.fmean(each) for key, each in sampling.items()}, sorted(commits), hardware)
+
+
+def type_of(environment: Mapping[str, Any]) -> str:
+    """Return the GPU or the processor that trained a run; empty if it is not known."""
+    machine = environment.get("machine", {})
+    on_gpu = environment.get("resolved", {}).get("device") == "cuda"
+    return str(machine.get("accelerator" if on_gpu else "processor", ""))
 
 
 @dataclass(frozen=True)

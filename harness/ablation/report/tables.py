@@ -60,7 +60,7 @@ def report(
     compared = {arm for arm, found in summary.settled.verdicts.items() if found.word != NOT_COMPARED}
     above = excess.excesses(plan, cells, floor, compared) if floor else {}
     mixed = interactions(plan, cells)
-    said = [*notes(plan, summary, took.commits), *(mixed.notes if mixed else [])]
+    said = [*notes(plan, summary, took), *(mixed.notes if mixed else [])]
     return Report(
         plan,
         cells,
