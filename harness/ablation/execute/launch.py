@@ -26,7 +26,7 @@ from harness.runs.mlflow_record import Record
 from harness.runs.mlflow_store import reason
 from harness.runs.progress import Followed, Watch
 
-LOST = f"each was lost {DEATHS} times"
+LOST = f"each was lost {DEATHS} times. If memory ran out, ask for more, or take smaller batches"
 
 
 def launch(
@@ -137,7 +137,7 @@ class Work:
 
     def _leave_out(self, lost: set[int], why: str = "") -> None:
         """Leave out the trials that failed, that the launcher gave up, or that were lost `DEATHS` times."""
-        known = {**self.launcher.given_up(), **self._logs.errors}
+        known = {**self.launcher.given_up(), **self._logs.errors} if lost else {}
         for number in lost:
             reason = why or known.get(number) or (LOST if self._tries[number] >= DEATHS else "")
             if reason:
@@ -161,10 +161,9 @@ class Work:
         reasons: dict[str, list[str]] = {}
         for number, why in sorted(self.left_out.items()):
             reasons.setdefault(why, []).append(self.trials.label(number))
-        said = "; ".join(f"{_listed(titles)}: {why}" for why, titles in reasons.items())
+        said = " ".join(f"{_listed(titles)}: {why.rstrip('.')}." for why, titles in reasons.items())
         raise UserError(
-            f"{self.trials.plan.name}: no value of {said}. If memory ran out, take fewer workers or smaller batches; "
-            "the same command tries again, and keeps the rest."
+            f"{self.trials.plan.name}: no value of {said} The same command tries again, and keeps the rest."
         )
 
 

@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 STOPPED = 130
 """Exit code of a worker that saved and ended on request."""
 
-LEFT_OUT = f"{DEATHS} workers were killed in each"
+LEFT_OUT = f"{DEATHS} workers were killed in each. If memory ran out, take fewer workers or smaller batches"
 
 
 class Local(Launcher, name=LOCAL):

@@ -105,10 +105,13 @@ class RemoteTrials(PlanTrials):
     """The trials of a study on the nodes of an engine. No run's name is known until the first of them has begun."""
 
     def unended(self, among: Collection[int]) -> set[int]:
+        return super().unended(among) if self._named() else {*among}
+
+    def _named(self) -> bool:
+        """Whether the nodes are known; then the plan has their device."""
         if found := placed(self.plan):
             self.plan = found
-            return super().unended(among)
-        return {*among}
+        return found is not None
 
     def ready(self, among: Collection[int]) -> set[int]:
         """Return the numbers of the trials whose flows are finished, or are trained by no trial before them.
@@ -118,7 +121,7 @@ class RemoteTrials(PlanTrials):
         return {i for i in among if all(self._trainers[key] == i or _trained(flow) for key, flow in self._flows(i))}
 
     def followed(self, known: Container[str]) -> list[Followed]:
-        return super().followed(known) if placed(self.plan) else []
+        return super().followed(known) if self._named() else []
 
     def _flows(self, number: int) -> list[tuple[tuple[str, int], RunConfig]]:
         """Return ((training, seed), configuration) of the flows that a trial needs, its own last."""

@@ -253,7 +253,8 @@ class SearchBoard(Board):
             if trial.state == TrialState.FAIL:
                 attempts = {"again": number_of(trial), "seconds": self._spent(trial)}
                 if title not in left_out:
-                    self.study.enqueue_trial(trial.params, user_attrs=attempts)
+                    draw = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                    self.study.enqueue_trial(draw, user_attrs=attempts)
                 elif trial.params.keys() == self.plan.space.keys():
                     self._leave_out(trial, attempts)
 
