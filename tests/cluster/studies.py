@@ -23,8 +23,8 @@ from harness.ablation.design.study import Study
 STUDY = Study(question="Which?", baseline="a", nfe=2, looks=(3,), arms={"a": {}, "b": {"weighting": "snr"}})
 """
 QUICK = {"steps": 40, "log_every": 5, "checkpoint_every": 10}
-LONG = {"steps": 1500, "log_every": 20, "checkpoint_every": 50}
-"""A trial of about 15 seconds."""
+LONG = {"steps": 900, "log_every": 20, "checkpoint_every": 30}
+"""A trial of about ten seconds, and five for its start."""
 SMALL = (
     "backbone.channels=8", "backbone.multipliers=[1]", "backbone.groups=4", "train.batch_size=32",
     "train.warmup_steps=10", "train.sample_every=100000", "train.threads=1", "train.device=cpu",
