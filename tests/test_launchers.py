@@ -264,28 +264,7 @@ def test_logs_begin_where_they_were(tmp_path: Path) -> None:
     assert logs.new_lines([2, 3]) == ["half"]
 
 
-OWN = """
-import subprocess
-from harness.ablation.execute.launchers import Launcher
-
-
-class Processes(Launcher, name="processes"):
-    LOOK_EVERY_S = 0.2
-    running = {}
-
-    def submit(self, numbers):
-        for number in numbers:
-            self.log(number).parent.mkdir(exist_ok=True)
-            with open(self.log(number), "ab") as out:
-                self.running[number] = subprocess.Popen(self.command(number), stdout=out, stderr=out)
-
-    def alive(self):
-        return {number for number, process in self.running.items() if process.poll() is None}
-
-    def cancel(self):
-        for process in self.running.values():
-            process.terminate()
-"""
+PAGE = Path(__file__).parent.parent / "docs" / "clusters.md"
 STUDY = """
 from harness.ablation.design.study import Study
 STUDY = Study(
@@ -295,10 +274,11 @@ STUDY = Study(
 
 
 @pytest.mark.slow
-def test_a_users_own_launcher_gives_the_same_table_as_local_workers(
+def test_the_launcher_of_the_page_gives_the_same_table_as_local_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (plugin := tmp_path / "own.py").write_text(OWN)
+    (found,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    (plugin := tmp_path / "own.py").write_text(found)
     (study := tmp_path / "toy.py").write_text(STUDY)
     changes = [
         "train.steps=12",

@@ -158,11 +158,20 @@ def test_the_table_of_the_gallery_is_its_csv() -> None:
             assert float(number) == round(float(str(known[column])), len(number.partition(".")[2])), (line, column)
 
 
-def test_every_link_of_a_page_leads_to_a_file() -> None:
+def headings(text: str) -> set[str]:
+    """Return the names by which links lead to the headings of a page."""
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)}
+
+
+def test_every_link_of_a_page_leads_to_a_file_or_to_a_heading() -> None:
     links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)]+)\)", text)]
     local = [(page, link) for page, link in links if not link.startswith("https://")]
     assert len(local) > 20
-    assert [(page, link) for page, link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
+    for page, link in local:
+        path, _, heading = link.partition("#")
+        place = (ROOT / page).parent / path if path else ROOT / page
+        assert place.exists(), (page, link)
+        assert not heading or heading in headings(place.read_text()), (page, link)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -190,7 +199,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("name", [name for name, text in PROGRAMS.items() if "Study" not in text])
+@pytest.mark.parametrize("name", [name for name, text in PROGRAMS.items() if not re.search("Study|Launcher", text)])
 def test_every_component_of_a_page_keeps_its_promises(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").write_text(PROGRAMS[name])
     components = members_of(load_plugin(tmp_path / f"{name}.py"))
