@@ -118,7 +118,7 @@ def test_the_command_prints_the_findings_and_leaves_nothing(
     (plugin := tmp_path / "pair.py").write_text(OWN)
     assert main(["cluster-check", "--launcher", "pair", "--plugin", str(plugin)]) == 0
     said = capsys.readouterr().out
-    assert "hold on all nodes" in said
+    assert "hold on this node" in said
     assert "nothing prevents studies on these nodes" in said
     assert not [*results_folder().rglob("*.json")]
     assert main(["cluster-check"]) == 2

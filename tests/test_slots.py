@@ -209,6 +209,6 @@ def test_the_trials_are_copied_to_the_folder_of_the_search(
 
 def test_the_address_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(slots.STORE, "postgresql+psycopg://me@host/one")
-    assert store_of("") == "postgresql+psycopg://me@host/one"
+    assert store_of() == "postgresql+psycopg://me@host/one"
     assert store_of("postgresql+psycopg://me@host/two") == "postgresql+psycopg://me@host/two"
     assert signals.asked_to_stop() is False

@@ -71,10 +71,12 @@ def remote_of(options: argparse.Namespace, plan: Plan, searches: bool) -> Remote
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{option}: is for this machine. Use --jobs with --launcher {options.launcher}.")
     find(options.launcher)
+    if searches and options.processes:
+        raise UserError("--processes: a trial of a search is one process. Leave it out.")
     store = store_of(options.store) if searches else ""
     return Remote(
-        options.jobs or len(plan.trials()), plan.trains.threads, 0, options.launcher, options.on, options.jobs, store,
-        options.processes or 1, options.detach,
+        options.jobs or len(plan.trials()), plan.trains.threads, 0, options.launcher, options.on or "", options.jobs,
+        store, options.processes or 1, options.detach,
     )  # fmt: skip
 
 

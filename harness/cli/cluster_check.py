@@ -73,7 +73,7 @@ def findings(first: Found, second: Found) -> Iterator[Finding]:
     hosts = f"{first['host']} and {second['host']}"
     same = first["host"] == second["host"]
     yield Finding("nodes", hosts, "Both jobs ran on one node: ask for two with --on, to learn more." if same else "")
-    yield _lock(second)
+    yield _lock(second, same)
     yield _rename(second)
     linked = first["linked"] and second["linked"]
     advice = "" if linked else "Put the results folder on a file system with hard links (HARNESS_RESULTS)."
@@ -90,14 +90,14 @@ def findings(first: Found, second: Found) -> Iterator[Finding]:
     yield Finding("clock", f"{skew:.1f} s from the file system's", advice if skew > SKEWED_S else "")
 
 
-def _lock(second: Found) -> Finding:
+def _lock(second: Found, same: bool) -> Finding:
     if second["excluded"]:
-        return Finding("file locks", "hold on all nodes")
+        return Finding("file locks", "hold on this node" if same else "hold on both nodes")
     advice = (
         "Trials are safe: of two attempts only the newest writes. But run local studies on one results folder from one "
         "node only, or mount it with coherent locks (Lustre: -o flock; NFS: without local_lock)."
     )
-    return Finding("file locks", "hold on one node only", advice)
+    return Finding("file locks", "do nothing" if same else "hold on one node only", advice)
 
 
 def _rename(second: Found) -> Finding:

@@ -15,6 +15,7 @@ from harness.ablation.design.configured import points
 from harness.ablation.design.paper import PAPER, PaperTable, compare, load_paper, paper_names
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study, load_scale, load_study
+from harness.ablation.execute.launchers import LOCAL
 from harness.ablation.report import beside, beside_page
 from harness.ablation.report.claims import Measured, judge
 from harness.ablation.report.committed import published_folder
@@ -130,7 +131,8 @@ def _forecast(table: PaperTable, study: Study, options: argparse.Namespace) -> N
     console = terminal()
     for line in lacking(table):
         console.print(f"- {line}", soft_wrap=True, markup=False)
-    plan.run(_options(table, study, table.scale, options))
+    if options.launcher == LOCAL:  # small trials of this machine tell nothing of an engine's nodes
+        plan.run(_options(table, study, table.scale, options))
 
 
 def _print(table: PaperTable, scale: str, measured: Mapping[str, Measured], form: str | None) -> pd.DataFrame:

@@ -55,10 +55,10 @@ def sharing(sub: Parser) -> None:
 
 def engine(sub: Parser) -> None:
     """Declare the engine of trials, and words to it."""
-    about = "what runs the trials: local (this machine), slurm, ray, or the name of a plugin's (default: local)"
+    about = "what runs the trials: local (this machine), slurm, ray, or the name of a plugin's"
     sub.add_argument("--launcher", default="local", metavar="NAME", help=about)
     on = "words to the engine about one trial: --on='--partition=gpu --gres=gpu:1' for slurm, --on=num_gpus=0.5 for ray"
-    sub.add_argument("--on", default="", metavar="WORDS", help=on)
+    sub.add_argument("--on", default=None, metavar="WORDS", help=on)
 
 
 def elsewhere(sub: Parser) -> None:
@@ -68,8 +68,8 @@ def elsewhere(sub: Parser) -> None:
     sub.add_argument("--jobs", type=within(WORKERS), metavar="N", help=jobs)
     processes = "processes of one trial on one node, each with a GPU of its own, by torchrun (default: 1)"
     sub.add_argument("--processes", type=within(WORKERS), metavar="N", help=processes)
-    store = "database of a search on several nodes, like postgresql+psycopg://me@host/searches (default: HARNESS_STORE)"
-    sub.add_argument("--store", default="", metavar="ADDRESS", help=store)
+    store = "database of a search on several nodes, like postgresql+psycopg://me@host/name; HARNESS_STORE if not given"
+    sub.add_argument("--store", default=None, metavar="ADDRESS", help=store)
 
 
 def detach(sub: Parser) -> None:
@@ -77,7 +77,7 @@ def detach(sub: Parser) -> None:
     sub.add_argument("--detach", action="store_true", help=about)
 
 
-HERE = {"launcher": "local", "on": "", "jobs": None, "processes": None, "store": "", "detach": False}
+HERE = {"launcher": "local", "on": None, "jobs": None, "processes": None, "store": None, "detach": False}
 """Values of the options of `elsewhere` for trials on this machine."""
 
 

@@ -13,6 +13,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import BASELINE, WINNER, load_search
 from harness.ablation.design.search_plan import SearchPlan, compared, searches
 from harness.ablation.design.study import load_scale, load_study
+from harness.ablation.execute.node import on_nodes
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history, published
 from harness.ablation.report.committed import published_folder
@@ -51,7 +52,9 @@ def _publish_searches(options: argparse.Namespace, console: Console, folder: Pat
     """Write the tables of the finished searches that tuned a study's arms."""
     study = load_study(options.study)
     own = as_trained(plan_of(options, found=False))
-    for plan in [plan for each in own for plan in searches(each, study.tuned).values()] if study.tuned else ():
+    for plan in (
+        [on_nodes(plan) for each in own for plan in searches(each, study.tuned).values()] if study.tuned else ()
+    ):
         if plan.folder.exists() and (board := SearchBoard(plan)).finished():
             told(history.write(board, folder, training_command(options)), console)
 
@@ -63,11 +66,11 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
     for own in as_trained(compared(*given, winners={WINNER: {}})):
         base = own.arms[BASELINE]
-        plan = SearchPlan.of(search, scale, base, None, options.plugin)
+        plan = on_nodes(SearchPlan.of(search, scale, base, None, options.plugin))
         if plan.folder.exists() and (board := SearchBoard(plan)).finished() and not board.busy():
             if (settled := len(board.settled())) > plan.trials:
                 options.trials = settled  # the search was continued with more trials
-            return board, compared(*given, winners=board.tuned()).threaded(base.train.threads)
+            return board, on_nodes(compared(*given, winners=board.tuned()).threaded(base.train.threads))
     reason = f"the search has not ended. Looked in {plan.folder}"
     raise UserError(f"{search.name}-{scale}: {reason}. Run `{training_command(options)}` first.")
 

@@ -16,7 +16,7 @@ from harness.ablation.execute.local import Local
 from harness.ablation.execute.placement import Placement
 from harness.ablation.execute.trials import Trials
 from harness.core.errors import Stopped, UserError
-from harness.core.files import locked
+from harness.core.files import locked, results_folder, short_hash
 from harness.core.provenance import commit
 from harness.core.reading import say_once
 from harness.core.signals import Stop
@@ -68,7 +68,8 @@ def launch(
 def _launcher(trials: Trials, plan: Path, placement: Placement, console: Console, stop: Stop) -> Launcher:
     """Return the launcher of a placement, for the plan in the file `plan`."""
     if isinstance(placement, Remote):
-        name = f"{trials.plan.name}-{trials.plan.digest}"
+        folder = short_hash(str(results_folder()).encode())[:6]  # the same study in another folder is another study
+        name = f"{trials.plan.name}-{trials.plan.digest}-{folder}"
         launcher = find(placement.launcher)(plan, name, placement.on, placement.jobs)
         launcher.processes = placement.processes
         return launcher

@@ -57,12 +57,13 @@ def settle(plan: P, folder: Path) -> P:
     if (first["device"], first["hardware"]) != (here["device"], here["hardware"]):
         raise UserError(
             f"{here['host']} has {here['hardware']}, but the study began on {first['hardware']} ({first['host']}), and "
-            f"its arms are compared on one type. Ask for such nodes with --on, or remove {folder / FILE} to begin anew."
+            "its arms are compared on one type. Ask for such nodes with --on, or begin in another results folder "
+            "(HARNESS_RESULTS)."
         )
     if trains.threads > (cores := usable_cores()):
         raise UserError(
             f"train.threads: {trains.threads} is more than the {cores} cores that the engine gives this trial on "
-            f"{here['host']}. Ask for more with --on, like --cpus-per-task={trains.threads}, or set fewer threads."
+            f"{here['host']}. Ask for more with --on (slurm: --cpus-per-task={trains.threads}), or set fewer threads."
         )
     return plan.on(here["device"])
 

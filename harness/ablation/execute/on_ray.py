@@ -21,6 +21,8 @@ from harness.core.reading import say_once
 from harness.core.signals import given_back
 
 NAMESPACE = "harness"
+ANSWER_S = 60.0
+"""Seconds that the cluster may take to answer."""
 PATIENCE_S = 120.0
 """Seconds to wait for cancelled trials."""
 FORWARDED = ("HARNESS_", "HF_", "CUBLAS_")
@@ -34,25 +36,26 @@ class Ray(Launcher, name="ray"):
 
     def __init__(self, plan: Path, name: str, on: str, jobs: int | None):
         super().__init__(plan, name, on, jobs)
-        resources = _resources(on)
+        self.resources = _resources(on)
         self.ray = _connected()
-        _require_node(resources, self.ray.nodes())
+        _require_node(self.resources, self.ray.nodes())
         owner = self.ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ray_tasks.Owner)
-        self.owner: Any = owner.options(name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True).remote(
-            _options(resources), jobs
-        )
+        self.owner: Any = owner.options(
+            name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+        ).remote()
         self._last: set[int] = set()
 
     def submit(self, numbers: Sequence[int]) -> None:
         self.log(0).parent.mkdir(exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
         trials = {number: (self.command(number), str(self.log(number))) for number in numbers}
-        self.ray.get(self.owner.submit.remote(trials, os.getcwd(), environment))
+        given = _options(self.resources), self.jobs, os.getcwd(), environment
+        self.ray.get(self.owner.submit.remote(trials, *given))
 
     def alive(self) -> set[int]:
         """Return the trials whose tasks have not ended; those of the last answer while Ray does not answer."""
         try:
-            self._last = self.ray.get(self.owner.alive.remote())
+            self._last = self.ray.get(self.owner.alive.remote(), timeout=ANSWER_S)
         except self.ray.exceptions.RayError as error:
             say_once(f"Ray does not answer ({type(error).__name__}). The trials go on without it.")
         return self._last

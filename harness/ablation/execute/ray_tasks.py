@@ -11,35 +11,40 @@ from typing import Any
 
 RETRIES = 3
 """Times that Ray starts a task again whose node or worker process was lost."""
+TURN_S = 0.2
+"""Seconds between two looks of a waiting trial whether it is its turn."""
 
 
 class Owner:
     """Actor that owns the tasks of a plan: they go on without the command that submitted them."""
 
-    def __init__(self, options: Mapping[str, Any], jobs: int | None):
+    def __init__(self) -> None:
         import ray
 
-        self._task: Any = ray.remote(max_retries=RETRIES, **options)(carry_out)
-        self._cancel: Any = ray.cancel
-        self._turns = asyncio.Semaphore(jobs) if jobs else contextlib.nullcontext()
+        self._ray: Any = ray
+        self._jobs: int | None = None
         self._waiting: dict[int, asyncio.Task[None]] = {}
         self._running: dict[int, Any] = {}
 
     async def submit(
-        self, trials: Mapping[int, tuple[Sequence[str], str]], folder: str, environment: Mapping[str, str]
-    ) -> None:
-        """Begin the trials, {number: (command, log)}."""
+        self, trials: Mapping[int, tuple[Sequence[str], str]], options: Mapping[str, Any], jobs: int | None,
+        folder: str, environment: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        """Begin the trials, {number: (command, log)}, as tasks with these options of Ray, `jobs` at a time."""
+        task = self._ray.remote(max_retries=RETRIES, **options)(carry_out)
+        self._jobs = jobs
         for number, (command, log) in trials.items():
             if number not in self._waiting:
-                follow = self._follow(number, command, log, folder, environment)
+                follow = self._follow(number, task, command, log, folder, environment)
                 self._waiting[number] = asyncio.create_task(follow)
 
-    async def _follow(self, number: int, *given: Any) -> None:
+    async def _follow(self, number: int, task: Any, *given: Any) -> None:
         try:
-            async with self._turns:
-                self._running[number] = self._task.remote(*given)
-                with contextlib.suppress(Exception):  # the run directory and the log say how a trial ended
-                    await self._running[number]
+            while self._jobs and len(self._running) >= self._jobs:
+                await asyncio.sleep(TURN_S)
+            self._running[number] = task.remote(*given)
+            with contextlib.suppress(Exception):  # the run directory and the log say how a trial ended
+                await self._running[number]
         finally:
             self._waiting.pop(number, None)
             self._running.pop(number, None)
@@ -52,7 +57,7 @@ class Owner:
         """Ask the running trials to save and end; the others do not begin."""
         for number, waiting in [*self._waiting.items()]:
             if number in self._running:
-                self._cancel(self._running[number])
+                self._ray.cancel(self._running[number])
             else:
                 waiting.cancel()
 

@@ -51,6 +51,9 @@ class Slots(SearchBoard):
         settled = self._in_store(self.settled, later=True) or ()
         return {*among} - {trial.user_attrs.get("slot", -1) for trial in settled}
 
+    def label(self, number: int) -> str:
+        return f"slot {number}"
+
     def followed(self, known: Container[str]) -> list[Followed]:
         return self._in_store(lambda: super(Slots, self).followed(known), later=True) or []
 
@@ -122,7 +125,7 @@ def opened(plan: SearchPlan, store: str) -> Slots:
         time.sleep(RETRY_S)
 
 
-def store_of(given: str) -> str:
+def store_of(given: str | None = None) -> str:
     """Return the address of the database, as given or in the environment; `UserError` if nodes cannot share it."""
     store = given or os.environ.get(STORE, "")
     if not store or store.startswith("sqlite"):

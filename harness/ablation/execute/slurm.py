@@ -43,6 +43,8 @@ exit $code
 class Slurm(Launcher, name="slurm"):
     """Job arrays by sbatch; `on` are options of sbatch, like `--partition=gpu --gres=gpu:1 --time=240`."""
 
+    LOOK_EVERY_S = 5.0
+
     def __init__(self, plan: Path, name: str, on: str, jobs: int | None):
         super().__init__(plan, name, on, jobs)
         if missing := [program for program in ("sbatch", "squeue", "scancel") if not shutil.which(program)]:
@@ -52,11 +54,14 @@ class Slurm(Launcher, name="slurm"):
         except ValueError as error:
             raise UserError(f"--on: {on!r} is not a list of options ({error}). Close the quotes.") from None
         self._last: set[int] = set()
+        self._groups = {*range(GROUPS)}
         self._cancelled_before = self._cancelled()
+        self._groups = {number // LARGEST_INDEX for number in self.alive()}
 
     def submit(self, numbers: Sequence[int]) -> None:
         (self.plan.parent / LOGS).mkdir(exist_ok=True)
         for group, members in itertools.groupby(sorted(numbers), lambda number: number // LARGEST_INDEX):
+            self._groups.add(group)
             self._submit(group, [number % LARGEST_INDEX for number in members])
 
     def _submit(self, group: int, indices: list[int]) -> None:
@@ -88,7 +93,9 @@ class Slurm(Launcher, name="slurm"):
 
     def _queue(self, *options: str) -> set[tuple[str, int]] | None:
         """Return (job, number of the trial) of the tasks in the queue; None if Slurm does not answer."""
-        names = {self._job(group): group for group in range(GROUPS)}
+        if not self._groups:
+            return set()
+        names = {self._job(group): group for group in sorted(self._groups)}
         asked = ["squeue", "--noheader", "--array", f"--name={','.join(names)}", "--format=%F %K %j", *options]
         done = subprocess.run(asked, capture_output=True, text=True)
         if done.returncode:

@@ -17,6 +17,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m` would impo
 
 import contextlib
 import math
+import os
 import time
 from pathlib import Path
 
@@ -119,12 +120,18 @@ def _run_slot(path: Path, slot: int, stop: Stop, ranks: Ranks) -> None:
     """Run the trial of a slot of the search plan in the file `path`."""
     if ranks.number > 1:
         raise UserError("a trial of a search is one process. Leave out --processes.")
-    opened(settle(SearchPlan.read(path), path.parent), store_of("")).carry_out(slot, stop)
+    opened(settle(SearchPlan.read(path), path.parent), store_of()).carry_out(slot, stop)
 
 
 def _with_ranks() -> None:
+    parent = os.getppid()
+
+    def leaves() -> bool:
+        """Whether a newer attempt has taken over, or the launcher's process, which would end this one, is lost."""
+        return lost() or ("HARNESS_ATTEMPT" in os.environ and os.getppid() != parent)
+
     with joined() as ranks:
-        main(sys.argv[1:], StopSignal(lost), ranks)
+        main(sys.argv[1:], StopSignal(leaves), ranks)
 
 
 if __name__ == "__main__":
