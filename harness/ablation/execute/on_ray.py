@@ -39,11 +39,14 @@ class Ray(Launcher, name="ray"):
         self.resources = _resources(on)
         self.ray = _connected()
         _require_node(self.resources, self.ray.nodes())
-        owner = self.ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ray_tasks.Owner)
-        self.owner: Any = owner.options(
-            name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
-        ).remote()
+        self.owner = self._owner()
         self._last: set[int] = set()
+
+    def _owner(self) -> Any:
+        """Return the owner of the plan's tasks, which all commands share; a new one if there is none."""
+        owner = self.ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ray_tasks.Owner)
+        lasting = {"name": self.name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+        return owner.options(**lasting).remote()
 
     def submit(self, numbers: Sequence[int]) -> None:
         self.log(0).parent.mkdir(exist_ok=True)
@@ -56,6 +59,9 @@ class Ray(Launcher, name="ray"):
         """Return the trials whose tasks have not ended; those of the last answer while Ray does not answer."""
         try:
             self._last = self.ray.get(self.owner.alive.remote(), timeout=ANSWER_S)
+        except self.ray.exceptions.ActorDiedError:  # another command has ended it with its last task
+            self.owner = self._owner()
+            self._last = set()
         except self.ray.exceptions.RayError as error:
             say_once(f"Ray does not answer ({type(error).__name__}). The trials go on without it.")
         return self._last
