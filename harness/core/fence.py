@@ -50,8 +50,8 @@ def attempt() -> dict[str, str]:
 
 
 def node_name() -> str:
-    """Return the name of this node: the batch system's, or else the machine's."""
-    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+    """Return the name of this node: the one that a launcher or Slurm gives, or else the machine's."""
+    return os.environ.get("HARNESS_NODE") or os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 @contextlib.contextmanager

@@ -37,15 +37,15 @@ CHANGING = {"time", "samples_per_second", "coupling_seconds", "mfu"}
 class Lab:
     """A study in a folder, on an engine with this environment."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], length: Mapping[str, int], seeds: int = 1):
+    def __init__(self, folder: Path, environment: Mapping[str, str], length: Mapping[str, int], study: str = ""):
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.results = folder / "results"
         self.environment = {**os.environ, **environment, "HARNESS_RESULTS": str(self.results), "OMP_NUM_THREADS": "1"}
-        (study := folder / "toy.py").write_text(STUDY)
+        (toy := folder / "toy.py").write_text(STUDY)
         changes = [*(f"train.{name}={value}" for name, value in length.items()), *SMALL]
         sets = [word for change in changes for word in ("--set", change)]
-        self.words = ["ablate", str(study), "--seeds", str(seeds), *sets]
+        self.words = ["ablate", study or str(toy), "--seeds", "1", *sets]
 
     def start(self, *words: str, store: str = "mlflow.db") -> subprocess.Popen[str]:
         """Start the command with these further options, and this store of MLflow."""
@@ -107,7 +107,7 @@ class Lab:
 
     def outcome(self) -> dict[str, Any]:
         """Return what must not depend on the engine and its faults: the table, the weights, and the logged values."""
-        (table,) = [path for path in self.results.glob("local/tables/toy-*.csv") if "seeds" not in path.name]
+        (table,) = [path for path in self.results.glob("local/tables/*.csv") if "seeds" not in path.name]
         lines = {run.name: read_lines(run / "metrics.jsonl") for run in self.runs}
         values = {
             name: [{key: value for key, value in line.items() if key not in CHANGING} for line in own]

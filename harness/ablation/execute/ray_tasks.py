@@ -64,9 +64,10 @@ class Owner:
 
 def carry_out(command: Sequence[str], log: str, folder: str, environment: Mapping[str, str]) -> int:
     """Run a trial and return its exit code; `ray.cancel`, which interrupts this process, lets it save."""
-    import ray
+    import ray.util
 
-    attempt = {"HARNESS_ATTEMPT": f"Ray task {ray.get_runtime_context().get_task_id()}"}
+    task = ray.get_runtime_context().get_task_id()
+    attempt = {"HARNESS_ATTEMPT": f"Ray task {task}", "HARNESS_NODE": ray.util.get_node_ip_address()}
     with open(log, "ab") as out:
         trial = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder,
