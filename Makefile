@@ -24,9 +24,9 @@ TRIALS ?=
 WORKERS ?=
 ## what runs the trials: local, slurm, ray, or a plugin's launcher; local if not given
 LAUNCHER ?=
-## words to the engine about one trial: ON="--partition=gpu --gres=gpu:1 --time=240" for slurm, ON="num_gpus=0.5" for ray
+## options for the engine about one trial: ON="--partition=gpu --gres=gpu:1 --time=240" for slurm, ON="num_gpus=0.5" for ray
 ON ?=
-## largest number of trials at a time in the engine
+## largest number of trials at a time in the engine; slurm counts each array of 1,000 trials by itself
 JOBS ?=
 ## processes of one trial on one node, each with a GPU of its own; 1 if not given
 PROCESSES ?=

@@ -70,6 +70,14 @@ def test_locks_that_do_nothing_are_noticed(tmp_path: Path) -> None:
     assert second["excluded"] is False
 
 
+def test_a_file_system_without_hard_links_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(node_check.os, "link", refuse)
+    assert node_check._links(tmp_path, 0) is False
+
+
 def test_a_job_without_its_partner_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_check, "PATIENCE_S", 0.1)
     with pytest.raises(Exception, match="the other job did not come in 0 s"):

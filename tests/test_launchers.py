@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
@@ -24,8 +26,9 @@ from harness.ablation.execute.on_ray import _options, _require_node, _resources
 from harness.ablation.execute.slurm import Slurm
 from harness.ablation.execute.trials import RemoteTrials
 from harness.cli import main
+from harness.core.checkpoint import write_checkpoint
 from harness.core.config import override
-from harness.core.errors import UserError
+from harness.core.errors import Diverged, UserError
 from harness.core.files import read_json, results_folder, write_json
 from harness.runs.config import RunConfig
 from harness.runs.mlflow_pages import Told
@@ -105,8 +108,40 @@ def test_a_lost_trial_is_submitted_again_and_left_out_after_three_losses(work: l
     assert launcher.submitted == [[1], [1], [1]]
     work.look()
     assert not work.open
+    assert work.told().startswith("3 of 4 trials have ended, 0 are queued or run.")
     with pytest.raises(UserError, match=r"toy-digits: no value of b seed 0: each was lost 3 times\."):
         work.require_all()
+
+
+def test_a_lost_trial_that_gets_on_is_tried_again_and_again(work: launch.Work, monkeypatch: Any) -> None:
+    """A cluster may end a trial every few hours; it has saved each time."""
+    launcher: Any = work.launcher
+    ended(work, 0, 2, 3)
+    steps = iter([0, 100, 200, 300, 300, 300])
+    monkeypatch.setattr(work.trials, "progress", lambda number: next(steps))
+    while work.open:
+        work.look()
+        launcher.queue = set()
+    assert launcher.submitted == [[1]] * 6
+
+
+def test_trials_beyond_a_limit_of_the_engine_wait(work: launch.Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher: Any = work.launcher
+
+    def one_at_a_time(numbers: Sequence[int]) -> set[int]:
+        launcher.queue |= set() if launcher.queue else {numbers[0]}
+        return {*numbers} - launcher.queue
+
+    monkeypatch.setattr(launcher, "submit", one_at_a_time)
+    for number in range(4):
+        for _ in range(5):
+            work.look()
+        assert launcher.queue == {number}
+        ended(work, number)
+        launcher.queue = set()
+    work.look()
+    assert not work.open
+    work.require_all()
 
 
 def test_an_error_leaves_its_trial_out_and_the_others_go_on(work: launch.Work) -> None:
@@ -128,16 +163,62 @@ def test_an_error_leaves_its_trial_out_and_the_others_go_on(work: launch.Work) -
         work.require_all()
 
 
-def test_arms_wait_for_a_flow_that_another_trial_trains(tiny: RunConfig) -> None:
-    """The first trial that needs a flow trains it; a trial that only judges it differently waits too."""
+def begun(trials: RemoteTrials) -> None:
+    """Let the first trial have begun on this machine's type of node."""
+    settle(trials.plan, trials.plan.folder)
+
+
+def checkpointed(plan: Plan, arm: str, seed: int = 0) -> None:
+    folder = plan.run(arm, seed).folder / "checkpoints"
+    write_checkpoint(folder, plan.arms[arm].train.steps, {"weights": torch.zeros(1)})
+
+
+def test_of_trials_that_need_a_flow_or_its_pairs_the_first_makes_it(tiny: RunConfig) -> None:
+    """The next begin when it is made; those that share a run begin one after another, as they write to one folder."""
     rounds = {"reflow.rounds": 1, "reflow.number": 64}
-    arms = {"a": {}, "second": rounds, "again": {"evaluate.batch_size": 16}, "other": {"weighting": "snr"}}
-    trials = RemoteTrials(plan := planned(tiny, arms, 1))
-    labels = {trials.label(i): i for i in range(trials.total)}
-    waiting = {labels["second seed 0"], labels["again seed 0"]}
-    assert trials.ready(range(4)) == {*range(4)} - waiting
-    write_json(plan.run("a", 0).folder / "diverged.json", {"reason": "a number was not finite."})
-    assert trials.ready(range(4)) == {*range(4)}
+    one_step = {"reflow.distil": True, "evaluate.nfe": [1], "reflow.number": 64}
+    again = {"evaluate.batch_size": 16}
+    arms: dict[str, Any] = {"a": {}, "second": rounds, "again": again, "one": one_step, "other": {"weighting": "snr"}}
+    study = Study(name="toy", question="Which?", baseline="a", nfe=1, looks=(3,), arms=arms)
+    plan = Plan.of(study, "digits", tiny, {}, 1, [])
+    trials = RemoteTrials(plan)
+    begun(trials)
+    a, second, again, one, other = range(5)
+    everything = {*range(5)}
+    assert trials.ready(everything, everything) == {a, other}
+    assert trials.ready({second, one}, everything) == set()
+    checkpointed(plan, "a")
+    assert trials.ready(everything, everything) == {a, second, other}, "the pairs are the second's to make"
+    assert trials.ready({again}, everything) == set(), "it would write beside the first"
+    assert trials.ready({again}, everything - {a}) == {again}
+    pairs = plan.run("second", 0).pairs
+    assert pairs.name == plan.run("one", 0).pairs.name
+    pairs.folder.mkdir(parents=True)
+    pairs.fail(Diverged("a loss was not finite."))
+    assert trials.ready({one}, everything) == {one}
+    assert trials.progress(a) == plan.arms["a"].train.steps
+    assert trials.progress(other) == 0
+
+
+def test_a_flow_whose_trial_was_left_out_is_made_by_the_next(tiny: RunConfig) -> None:
+    """Nothing waits without end: what the first did not make is the next one's to make."""
+    arms = {"a": {}, "second": {"reflow.rounds": 1, "reflow.number": 64}}
+    trials = RemoteTrials(planned(tiny, arms, 1))
+    begun(trials)
+    assert trials.ready({1}, {0, 1}) == set()
+    assert trials.ready({1}, {1}) == {1}
+
+
+def test_numbers_stay_when_seeds_are_added(tiny: RunConfig) -> None:
+    """Also where the arms share a training, whose trials run arm by arm on one machine."""
+    arms = {"a": {}, "b": {"evaluate.batch_size": 16}}
+    two, three = (planned(tiny, arms, seeds) for seeds in (2, 3))
+    assert two.trials() == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert two.numbered() == {0: ("a", 0), 1: ("b", 0), 2: ("a", 1), 3: ("b", 1)}
+    assert two.numbered().items() <= three.numbered().items()
+    decided = dataclasses.replace(three, closed={"b": 1})
+    assert decided.numbered() == {0: ("a", 0), 1: ("b", 0), 2: ("a", 1), 4: ("a", 2)}
+    assert RemoteTrials(decided).numbers == {0, 1, 2, 4}
 
 
 def test_the_first_node_fixes_the_device_and_another_type_refuses(
@@ -167,7 +248,8 @@ def test_the_first_node_fixes_the_device_and_another_type_refuses(
 PROGRAMS = {
     "sbatch": 'printf "%s\\n" "$@" >> $STATE/options; cat >> $STATE/script; [ ! -f $STATE/refused ] || '
     '{ echo "sbatch: error: invalid partition specified: gpu" >&2; exit 1; }',
-    "squeue": '[ ! -f $STATE/away ] || { echo "squeue: error: no answer" >&2; exit 1; }; cat $STATE/queue',
+    "squeue": '[ ! -f $STATE/away ] || { echo "squeue: error: no answer" >&2; exit 1; }; '
+    'case "$*" in *CANCELLED*) cat $STATE/cancelled-jobs;; *) cat $STATE/queue;; esac',
     "scancel": 'printf "%s\\n" "$@" >> $STATE/cancelled; : > $STATE/queue',
     "srun": 'shift; echo "$@"; exit $(cat $STATE/code)',
     "scontrol": 'echo "$@" >> $STATE/requeued',
@@ -184,6 +266,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (programs / name).write_text(f"#!/bin/bash\n{text}\n")
         (programs / name).chmod(stat.S_IRWXU)
     (state / "queue").touch()
+    (state / "cancelled-jobs").touch()
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("STATE", str(state))
     return state
@@ -202,19 +285,51 @@ def test_slurm_gets_arrays_by_the_plans_name(slurm: Path, tmp_path: Path) -> Non
     assert launcher.alive() == {7, 1003}
     (slurm / "away").touch()
     assert launcher.alive() == {7, 1003}, "an answer that is missing is none"
+    launcher.submit([8])
+    assert launcher.alive() == {7, 8, 1003}, "what was submitted meanwhile is alive"
+    with pytest.raises(UserError, match=r"Slurm does not answer, so its queue is not known"):
+        Slurm(tmp_path / "plan.json", "toy-abc", "", None)
     (slurm / "away").unlink()
     launcher.cancel()
     assert (slurm / "cancelled").read_text().splitlines() == ["--name=toy-abc", "--name=toy-abc-1"]
     (slurm / "refused").touch()
+    assert launcher.alive() == set()
     with pytest.raises(UserError, match=r"^--launcher slurm: sbatch refuses the trials: invalid partition"):
         launcher.submit([0])
+    (slurm / "queue").write_text("5 7 toy-abc None\n")
+    assert launcher.alive() == {7}
+    assert launcher.submit([0, 1]) == {0, 1}, "a limit of the cluster: they wait until others have ended"
+
+
+def test_jobs_that_slurm_holds_back_are_told(slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launcher = Slurm(tmp_path / "plan.json", "toy-held", "", None)
+    launcher.submit([0, 1])
+    (slurm / "queue").write_text("5 0 toy-held (Priority)\n5 1 toy-held (launch failed requeued held)\n")
+    assert launcher.alive() == {0, 1}
+    assert "Slurm holds trials back: (launch failed requeued held). Change --on" in capsys.readouterr().err
+
+
+def test_cancelled_jobs_are_given_up(slurm: Path, tmp_path: Path) -> None:
+    """Not those that were cancelled before the command began."""
+    (slurm / "cancelled-jobs").write_text("4 2 toy-abc None\n")
+    launcher = Slurm(tmp_path / "plan.json", "toy-abc", "", None)
+    launcher.submit([1, 2])
+    assert launcher.given_up() == {}
+    (slurm / "cancelled-jobs").write_text("4 2 toy-abc None\n9 1 toy-abc None\n")
+    assert launcher.given_up() == {1: "cancelled in Slurm"}
+
+
+@pytest.mark.parametrize("option", ["--array=0-3", "-J mine", "--job-name=mine", "--wrap=x", "-Mother", "--test-only"])
+def test_options_that_would_hide_trials_are_refused(slurm: Path, tmp_path: Path, option: str) -> None:
+    with pytest.raises(UserError, match=f"^--on: {option.split()[0]} is set by the launcher"):
+        Slurm(tmp_path / "plan.json", "toy", f"--partition=gpu {option}", None)
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(0, ""), (2, ""), (137, ""), (130, "requeue 17\n")])
 def test_slurms_script_requeues_a_trial_that_saved_on_a_signal(
     slurm: Path, tmp_path: Path, code: int, requeued: str
 ) -> None:
-    launcher = Slurm(tmp_path / "a b" / "plan.json", "toy-abc", "", None)
+    launcher = Slurm(tmp_path / "a b NUMBER" / "plan.json", "toy-abc", "", None)
     launcher.plan.parent.mkdir()
     launcher.submit([1004])
     (slurm / "code").write_text(str(code))
@@ -225,6 +340,10 @@ def test_slurms_script_requeues_a_trial_that_saved_on_a_signal(
     assert said == f"{sys.executable} -P -m harness.ablation.execute.trial {launcher.plan} 1004\n"
     place = slurm / "requeued"
     assert (place.read_text() if place.exists() else "") == requeued
+    place.unlink(missing_ok=True)
+    often = {**job, "SLURM_RESTART_COUNT": "50"}
+    assert subprocess.run(["bash"], input=script, text=True, env=often).returncode == code
+    assert not place.exists(), "the command submits it again if it gets on"
 
 
 def test_slurm_is_looked_for_before_anything_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,11 +376,14 @@ def test_logs_begin_where_they_were(tmp_path: Path) -> None:
     logs = Logs(launcher)
     logs.begin([3])
     with open(launcher.log(3), "a") as file:
-        file.write("srun: noise\nnew\nstopped at step 3. What was done is kept.\nha")
+        file.write(
+            "srun: noise\nerror: a rank was killed by SIGKILL.\nnew\nstopped at step 3. What was done is kept.\nha"
+        )
     assert logs.new_lines([2, 3]) == ["new"]
     with open(launcher.log(3), "a") as file:
         file.write("lf\n")
     assert logs.new_lines([2, 3]) == ["half"]
+    assert not logs.errors, "a lost rank is no mistake of the user"
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "clusters.md"
@@ -343,7 +465,7 @@ def test_a_detached_command_submits_and_ends(tiny: RunConfig, monkeypatch: pytes
 
     assert not launch.launch(trials, placement, console, lambda: False, report)
     assert made[0].submitted == [[0, 1, 2, 3]]
-    assert made[0].name == f"{plan.name}-{plan.digest}"
+    assert re.fullmatch(f"{plan.name}-{plan.digest}-[0-9a-f]{{6}}", made[0].name)
     assert not reported
     assert "0 of 4 trials have ended, 4 are queued or run." in said.getvalue()
     assert find("kept") is Kept

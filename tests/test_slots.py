@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from harness.ablation.execute import slots, tuner
 from harness.ablation.execute.slots import Slots, opened, store_of
 from harness.ablation.execute.tuner import SearchBoard
 from harness.core import signals
-from harness.core.errors import Diverged, Stopped, UserError
+from harness.core.errors import Diverged, Stopped, Superseded, UserError
+from harness.core.fence import hold
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 
@@ -66,8 +67,8 @@ def drawn(slots: Slots) -> dict[int, dict[str, Any]]:
 
 def test_each_slot_draws_one_trial_and_keeps_its_value(search: SearchPlan, store: str, trained: list[float]) -> None:
     board = Slots(search, store)
-    board.refill()
-    board.refill()
+    board.begin()
+    board.begin()
     assert board.unended(range(4)) == {0, 1, 2, 3}
     go(board, 0, 1)
     assert board.unended(range(4)) == {2, 3}
@@ -116,18 +117,15 @@ def test_a_trial_that_was_lost_before_it_had_a_slot_is_put_in_again(
     search: SearchPlan, store: str, trained: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = Slots(search, store)
-    board.refill()
+    board.begin()
     board.study.ask()
-    board.refill()
-    assert [trial.state for trial in board.trials()] == [TrialState.RUNNING], "it may be drawing just now"
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(seconds=2 * slots.LOST_S)
-
-    monkeypatch.setattr(slots, "datetime", Later)
-    board.refill()
+    now = [1000.0]
+    monkeypatch.setattr(slots.time, "monotonic", lambda: now[0])
+    for _ in range(3):
+        board.unended(range(4))
+        assert [trial.state for trial in board.trials()] == [TrialState.RUNNING], "it may be drawing just now"
+        now[0] += slots.LOST_S / 2
+    board.unended(range(4))
     assert [trial.state for trial in board.trials()] == [TrialState.FAIL, TrialState.WAITING]
     go(board, *range(4))
     assert not board.unended(range(4))
@@ -205,6 +203,51 @@ def test_the_trials_are_copied_to_the_folder_of_the_search(
     assert copied.finished()
     found = [(t.number, t.state, t.params, t.values, t.user_attrs) for t in SearchBoard(search).trials()]
     assert found == [(t.number, t.state, t.params, t.values, t.user_attrs) for t in board.trials()]
+
+
+def test_the_trials_of_a_search_of_this_machine_are_not_replaced(
+    search: SearchPlan, store: str, trained: list[float]
+) -> None:
+    SearchBoard(search).refill()
+    board = Slots(search, store)
+    go(board, 0)
+    with pytest.raises(UserError, match=r"journal\.log: has the trials of a search on this machine"):
+        board.kept()
+
+
+def test_another_results_folder_is_another_search(
+    search: SearchPlan, store: str, trained: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(Slots(search, store), 0)
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "other"))
+    assert Slots(search, store).trials() == []
+
+
+def test_of_two_attempts_at_a_slot_the_newer_draws(search: SearchPlan, store: str, trained: list[float]) -> None:
+    """The older one has claimed the slot, but not drawn yet."""
+    older, newer = Slots(search, store), Slots(search, store)
+    place = older.folder / "slots" / "0.json"
+    with contextlib.suppress(Superseded), hold(place, {"job": "1"}):
+        with hold(place, {"job": "1 again"}):
+            newer.run(newer._trial(0), lambda: False)
+        with pytest.raises(Superseded):
+            older._trial(0)
+    assert len(older.trials()) == 1
+
+
+@pytest.mark.parametrize(
+    "said", ["password authentication failed", "no pg_hba.conf entry", "database x does not exist"]
+)
+def test_a_server_that_refuses_is_not_waited_for(
+    search: SearchPlan, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise UserError(f"postgresql://me@host: Optuna cannot use it ({said}).") from StorageInternalError(said)
+
+    monkeypatch.setattr(slots, "Slots", refuse)
+    monkeypatch.setattr(slots.time, "sleep", lambda _: pytest.fail("it waits"))
+    with pytest.raises(UserError, match="Optuna cannot use it"):
+        opened(search, "postgresql://me@host")
 
 
 def test_the_address_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

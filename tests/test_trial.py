@@ -100,7 +100,7 @@ def test_a_trial_without_a_value_has_ended(tiny: RunConfig) -> None:
         ([], "error: no arguments: give the file of a plan and the number of a trial."),
         (["PLAN"], "give the file of a plan and the number of a trial."),
         (["PLAN", "-1"], "PLAN -1: give the file of a plan"),
-        (["PLAN", "6"], "6: toy-digits has 6 trials, numbered from 0. Give a smaller number."),
+        (["PLAN", "6"], "6: toy-digits has no such trial. Its numbers are 0 to 5."),
         (["absent.json", "0"], "absent.json: cannot be read"),
     ],
 )

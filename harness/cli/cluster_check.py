@@ -21,10 +21,10 @@ from harness.core.provenance import commit
 from harness.core.signals import Stop, StopSignal
 
 APART = {"slurm": "--exclusive", "ray": ""}
-"""Words to an engine that keep the two jobs on nodes of their own."""
+"""Options for an engine that keep the two jobs on nodes of their own."""
 SKEWED_S = 2.0
 SLOW_S = 5.0
-"""Seconds of clock skew, and of delay until a replaced file is seen, that are worth a word."""
+"""Seconds of clock skew, and of delay until a replaced file is seen, above which a warning is printed."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,11 +40,13 @@ def run(options: argparse.Namespace) -> int:
     launcher = find(options.launcher)(folder / "check.json", name, words, None)
     launcher.program = "harness.ablation.execute.node_check"
     launcher.submit([0, 1])
-    console.print("Two jobs are submitted. They begin when two nodes are free; Ctrl-C ends the check.")
+    console.print("Two jobs are submitted. Each waits 15 minutes for the other. Ctrl-C ends the check.")
     try:
         first, second = _both(launcher, folder, stop)
-    finally:
-        launcher.leave(stop())
+    except BaseException:
+        launcher.leave(stopped=True)
+        raise
+    launcher.leave(stopped=False)
     code = findings_told([*findings(first, second)], console, "studies on these nodes")
     shutil.rmtree(folder)
     return code

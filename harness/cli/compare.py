@@ -118,7 +118,11 @@ def _measured(table: PaperTable, study: str, scale: str, options: argparse.Names
 def _options(table: PaperTable, study: str | Study, scale: str, options: argparse.Namespace) -> argparse.Namespace:
     """Return the options of `harness ablate` for a study of the table."""
     command = shlex.join(["harness", "compare", table.name, "--scale", PAPER]) if isinstance(study, Study) else None
-    return argparse.Namespace(**{**vars(options), "study": study, "scale": scale, "changes": [], "command": command})
+    tuned = (study if isinstance(study, Study) else load_study(study)).tuned
+    store = options.store if tuned else None
+    return argparse.Namespace(
+        **{**vars(options), "store": store, "study": study, "scale": scale, "changes": [], "command": command}
+    )
 
 
 def lacking(table: PaperTable) -> list[str]:

@@ -54,17 +54,17 @@ def sharing(sub: Parser) -> None:
 
 
 def engine(sub: Parser) -> None:
-    """Declare the engine of trials, and words to it."""
+    """Declare the engine of trials, and options for it."""
     about = "what runs the trials: local (this machine), slurm, ray, or the name of a plugin's"
     sub.add_argument("--launcher", default="local", metavar="NAME", help=about)
-    on = "words to the engine about one trial: --on='--partition=gpu --gres=gpu:1' for slurm, --on=num_gpus=0.5 for ray"
+    on = "options for the engine: --on='--partition=gpu --gres=gpu:1' for slurm, --on=num_gpus=0.5 for ray"
     sub.add_argument("--on", default=None, metavar="WORDS", help=on)
 
 
 def elsewhere(sub: Parser) -> None:
     """Declare the options of trials that an engine runs on other machines."""
     engine(sub)
-    jobs = "largest number of trials at a time in the engine (default: no limit)"
+    jobs = "largest number of trials at a time (default: no limit); slurm counts each array of 1,000 trials by itself"
     sub.add_argument("--jobs", type=within(WORKERS), metavar="N", help=jobs)
     processes = "processes of one trial on one node, each with a GPU of its own, by torchrun (default: 1)"
     sub.add_argument("--processes", type=within(WORKERS), metavar="N", help=processes)

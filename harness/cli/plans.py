@@ -145,7 +145,6 @@ def search(plan: SearchPlan, placement: Placement, console: Console, stop: Stop,
     board: SearchBoard = Slots(plan, placement.store) if isinstance(placement, Remote) else SearchBoard(plan)
     if isinstance(placement, Remote):
         os.environ[STORE] = placement.store  # the trials read it there
-        board.refill()
     elif not board.finished():
         refuse_large({f"space, {setting}": config for setting, config in plan.corners().items()})
         require_workers([(plan.base, 1)], placement.workers, placement.gpus, "--workers")

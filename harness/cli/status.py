@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
         )
     console = terminal()
     while True:
-        plan = begun(options)
+        plan = last_of(options)
         found = states(plan)
         if options.watch and console.is_terminal:
             console.clear()
@@ -44,15 +44,15 @@ def show(plan: Plan, found: list[State], console: Console) -> None:
     console.print(told(plan, found), soft_wrap=True)
 
 
-def begun(options: argparse.Namespace) -> Plan:
+def last_of(options: argparse.Namespace) -> Plan:
     """Return the plan that the options name, with the seeds of the last command; `UserError` if none has begun it."""
     given = plan_of(options)
-    for plan in as_trained(given):
-        path = plan.folder / Plan.FILE
-        if path.exists():
-            last = Plan.read(path)
-            seeds = plan.seeds if options.seeds is not None else last.seeds
-            return dataclasses.replace(plan, seeds=seeds, closed=last.closed)
+    begun = [(plan, place) for plan in as_trained(given) if (place := plan.folder / Plan.FILE).exists()]
+    if begun:
+        plan, place = max(begun, key=lambda one: one[1].stat().st_mtime)  # the first of equals is on the nodes
+        last = Plan.read(place)
+        seeds = plan.seeds if options.seeds is not None else last.seeds
+        return dataclasses.replace(plan, seeds=seeds, closed=last.closed)
     raise UserError(
         f"{given.name}: no command has begun it. {looked_for(given)} Run `{training_command(options)}` first."
     )

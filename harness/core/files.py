@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import Stopped, UserError
 from harness.core.fence import fenced, require_held
-from harness.core.reading import LARGEST, Damaged, bytes_of, parse, require_file, say_once, shaped
+from harness.core.reading import LARGEST, Damaged, bytes_of, parse, require_file, say_once, shaped, shaped_at_once
 from harness.core.signals import asked_to_stop
 
 if TYPE_CHECKING:
@@ -185,8 +185,9 @@ def read_lines(path: Path, shape: Any = dict[str, Any], start: int = 0) -> list[
 
     A damaged line is reported once and left out.
     """
-    lines = complete_lines(path).split(b"\n")
-    return [*_intact(path, shape, enumerate(lines[start:], start + 1))]
+    lines = complete_lines(path).split(b"\n")[start:]
+    values = shaped_at_once([*filter(None, lines)], shape)
+    return [*_intact(path, shape, enumerate(lines, start + 1))] if values is None else values
 
 
 def last_lines(path: Path, number: int, shape: Any = dict[str, Any]) -> list[Any]:

@@ -15,6 +15,7 @@ from cluster.studies import LONG, Lab, restarts
 SLURM = ("--launcher", "slurm")
 LOST_S = 60.0
 """Seconds within which Slurm must notice a lost node and start its trial elsewhere."""
+LONGER = {**LONG, "steps": 5000, "checkpoint_every": 500}
 LEAVES_S = 10.0
 """Seconds within which an older attempt leaves after the newer has begun."""
 
@@ -59,7 +60,9 @@ def test_an_orphan_leaves_once_its_replacement_begins(lab: Lab, slurm: Slurm, un
     command = lab.start(*SLURM)
     orphan = lab.at_work(0)
     slurm.kill_node(node_of(lab, 0), with_jobs=False)
-    lab.wait_for("Slurm starts the trial again", lambda: orphan.is_running() and restarts(lab) >= 1, LOST_S)
+    orphan.suspend()  # it would end before Slurm notices
+    lab.wait_for("Slurm starts the trial again", lambda: restarts(lab) >= 1, LOST_S)
+    orphan.resume()
     lab.wait_for("the orphan leaves", lambda: not orphan.is_running() or orphan.status() == "zombie", LEAVES_S)
     lab.end(command)
     assert "has taken over: this one leaves, and writes no more." in lab.logs()
@@ -77,11 +80,13 @@ def test_a_preempted_trial_saves_and_goes_on(lab: Lab, slurm: Slurm, undisturbed
     assert restarts(lab) >= 1
 
 
-def test_a_trial_saves_before_its_time_limit_and_goes_on(lab: Lab, undisturbed: dict[str, Any]) -> None:
-    """Slurm checks limits and sends signals only about every 30 s."""
-    command = lab.start(*SLURM, "--on=--time=2 --signal=USR1@115")
-    lab.end(command)
-    lab.require_whole(undisturbed)
+def test_a_trial_saves_before_its_time_limit_and_goes_on(slurm: Slurm, tmp_path: Path) -> None:
+    """Slurm looks at time limits, and sends their signals, about every 30 s: these trials take longer."""
+    here = Lab(tmp_path / "here", {}, LONGER)
+    lab = Lab(tmp_path / "there", slurm.environment, LONGER)
+    here.run("--workers", "2")
+    lab.run(*SLURM, "--on=--time=2 --signal=USR1@115")
+    lab.require_whole(here.outcome())
     assert restarts(lab) >= 1
     assert "stopped at step" in lab.logs()
 

@@ -238,6 +238,12 @@ class Plan(SharedPlan):
         own = {arm: {*self.seeds_of(arm)} for arm in self.arms}
         return [(arm, seed) for seed in self.seeds for arm in self.arms if seed in own[arm]]
 
+    def numbered(self) -> dict[int, tuple[str, int]]:
+        """Return {number: (arm, seed)} of all trials so far, as an engine knows them: more seeds change no number."""
+        arms = list(self.arms)
+        own = {arm: {*self.seeds_of(arm)} for arm in arms}
+        return {s * len(arms) + i: (arm, s) for s in self.seeds for i, arm in enumerate(arms) if s in own[arm]}
+
     @property
     def one_training(self) -> bool:
         """Whether the arms differ only in how they are judged."""

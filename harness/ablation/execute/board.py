@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.execute.trials import Trials
 from harness.core.errors import Stopped, UserError, redacted
-from harness.core.files import drop_torn_line, locked, require_log
+from harness.core.files import drop_torn_line, locked, require_log, short_hash
 from harness.core.reading import shaped
 from harness.core.registry import find
 from harness.core.signals import Stop
@@ -52,9 +52,10 @@ class Board(Trials):
         directions: Any = ["minimize" if metric.lower_is_better else "maximize", *["minimize"] * minimized]
         place = redacted(store) if store else str(self.folder / "journal.log")
         try:
+            storage = _remote(store) if store else journal_of(self.folder / "journal.log")
+            name = f"{plan.name}-{plan.digest}{place_of(self.folder) if store else ''}"
             self.study = optuna.create_study(
-                storage=_remote(store) if store else journal_of(self.folder / "journal.log"),
-                study_name=f"{plan.name}-{plan.digest}", directions=directions, pruner=pruner, load_if_exists=True,
+                storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
             )  # fmt: skip
             for trial in self.trials():
                 shaped(self._told(trial), self.TOLD)
@@ -168,6 +169,11 @@ class Board(Trials):
 
     def _lease(self, number: int) -> Path:
         return self.folder / "leases" / str(number)
+
+
+def place_of(folder: Path) -> str:
+    """Return a short hash of a plan's folder: in a database, the same search in another folder is another search."""
+    return f"-{short_hash(str(folder.resolve()).encode())[:6]}"
 
 
 def journal_of(journal: Path) -> JournalStorage:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.ablation.execute.board import DEATHS, Board
+from harness.ablation.execute.board import DEATHS, Board, place_of
 from harness.ablation.execute.launchers import Launcher, Logs, Remote, find
 from harness.ablation.execute.local import Local
 from harness.ablation.execute.placement import Placement
 from harness.ablation.execute.trials import Trials
 from harness.core.errors import Stopped, UserError
-from harness.core.files import locked, results_folder, short_hash
+from harness.core.files import locked
 from harness.core.provenance import commit
 from harness.core.reading import say_once
 from harness.core.signals import Stop
@@ -43,6 +43,7 @@ def launch(
     with locked(plan.folder / "lock", wait=False) as ours:
         if not ours:
             raise UserError(f"{plan.name}: another process runs it now. Wait for it, or stop it.")
+        trials.begin()
         launcher = _launcher(trials, plan.write(), placement, console, stop)
         work = Work(trials, launcher, console)
         if isinstance(placement, Remote) and placement.detach and work.open:
@@ -68,8 +69,7 @@ def launch(
 def _launcher(trials: Trials, plan: Path, placement: Placement, console: Console, stop: Stop) -> Launcher:
     """Return the launcher of a placement, for the plan in the file `plan`."""
     if isinstance(placement, Remote):
-        folder = short_hash(str(results_folder()).encode())[:6]  # the same study in another folder is another study
-        name = f"{trials.plan.name}-{trials.plan.digest}-{folder}"
+        name = f"{trials.plan.name}-{trials.plan.digest}{place_of(trials.plan.folder)}"
         launcher = find(placement.launcher)(plan, name, placement.on, placement.jobs)
         launcher.processes = placement.processes
         return launcher
@@ -93,10 +93,12 @@ class Work:
         self.trials = trials
         self.launcher = launcher
         self.console = console
-        self.open = trials.unended(range(trials.total))
+        self.open = trials.unended(trials.numbers)
         self.left_out: dict[int, str] = {}
         self._logs = Logs(launcher)
         self._tries = Counter[int]()
+        self._saved: dict[int, int] = {}
+        self._submitted: set[int] = set()
         self._alive: set[int] = set()
 
     def finish(self, stop: Stop) -> None:
@@ -121,38 +123,41 @@ class Work:
         lost = self.trials.unended(gone)
         self.open -= gone - lost
         self._leave_out(lost)
-        if ready := sorted(self.trials.ready(lost & self.open)):
+        if ready := sorted(self.trials.ready(lost & self.open, self.open)):
             self._submit(ready)
-        elif self.open and not alive:
-            self._leave_out(self.open, "they wait for the flow of a trial that was left out")
 
     def _submit(self, numbers: list[int]) -> None:
-        self._tries.update(numbers)
         for number in numbers:
-            if self._tries[number] > 1:
+            saved = self.trials.progress(number)
+            if saved > self._saved.get(number, -1):  # it gets on, so it may be tried as often again
+                self._tries[number] = 0
+            self._saved[number] = saved
+            self._tries[number] += 1
+            if number in self._submitted:
                 title = self.trials.label(number)
                 self.console.print(f"{title} was lost, and is handed to the engine again.", soft_wrap=True)
         self._logs.begin(numbers)
-        self._alive |= {*numbers}
-        self.launcher.submit(numbers)
+        refused = {*(self.launcher.submit(numbers) or ())}
+        self._tries.subtract(refused)
+        self._submitted |= {*numbers} - refused
+        self._alive |= {*numbers} - refused
 
-    def _leave_out(self, lost: set[int], why: str = "") -> None:
+    def _leave_out(self, lost: set[int]) -> None:
         """Leave out the trials that failed, that the launcher gave up, or that were lost `DEATHS` times."""
         known = {**self.launcher.given_up(), **self._logs.errors} if lost else {}
         for number in lost:
-            reason = why or known.get(number) or (LOST if self._tries[number] >= DEATHS else "")
-            if reason:
+            if reason := known.get(number) or (LOST if self._tries[number] >= DEATHS else ""):
                 self.left_out[number] = reason
         self.open -= self.left_out.keys()
 
     def told(self) -> str:
         """Say how many trials wait or run in the engine, and how many are left for a later command."""
-        ended = self.trials.total - len(self.open)
+        ended = self.trials.total - len(self.open) - len(self.left_out)
         later = len(self.open - self._alive)
         waiting = f", {later} wait for flows of others: the same command submits them later" if later else ""
         return (
             f"{ended} of {self.trials.total} trials have ended, {len(self.open) - later} are queued or run{waiting}. "
-            "The same command without --detach follows and reports them; `harness status` shows them."
+            "The same command without --detach follows and reports them."
         )
 
     def require_all(self) -> None:

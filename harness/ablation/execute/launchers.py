@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ from harness.core import registry
 from harness.core.errors import UserError, did_you_mean
 
 LOCAL = "local"
+PATIENCE_S = 120.0
+"""Seconds to wait for cancelled trials."""
+LOST = ("error: a rank was killed", "error: another rank of this training was lost")
+"""Beginnings of lines about a trial that another attempt can carry out."""
 LOGS = "logs"
 """Folder of trials' logs beside their plan."""
 
@@ -35,10 +40,10 @@ class Launcher(ABC):
     """Seconds between two questions for the trials that are alive."""
 
     def __init__(self, plan: Path, name: str, on: str, jobs: int | None):
-        """`plan` is the plan's file, `name` the plan's name with its digest, on which all commands agree.
+        """`plan` is the plan's file, `name` the plan's name with digests of it and of the results folder.
 
-        `on` are the user's words to the engine, and at most `jobs` trials run at a time. `UserError` if the engine
-        cannot be reached, or does not understand the words.
+        `on` are the user's options for the engine, and at most `jobs` trials run at a time. `UserError` if the engine
+        cannot be reached, or does not understand them.
         """
         self.plan = plan
         self.name = name
@@ -56,8 +61,11 @@ class Launcher(ABC):
         registry.DECLARING.add(cls.__module__)
 
     @abstractmethod
-    def submit(self, numbers: Sequence[int]) -> None:
-        """Hand over the trials with these numbers, which are not alive; `UserError` if the engine refuses them."""
+    def submit(self, numbers: Sequence[int]) -> Collection[int] | None:
+        """Hand over the trials with these numbers, which are not alive; `UserError` if the engine refuses them.
+
+        Return those that it does not take now, for example beyond a limit: they are handed over again later.
+        """
 
     @abstractmethod
     def alive(self) -> set[int]:
@@ -65,7 +73,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def cancel(self) -> None:
-        """Ask all trials to save and end; return once none is alive."""
+        """Ask all trials to save and end."""
 
     def command(self, number: object) -> list[str]:
         """Return the command of a trial; `number` may be a placeholder."""
@@ -83,8 +91,12 @@ class Launcher(ABC):
 
     def leave(self, stopped: bool) -> None:
         """End the work with the engine at the command's end; `stopped`: whether the user asked for it."""
-        if stopped:
-            self.cancel()
+        if not stopped:
+            return
+        self.cancel()
+        deadline = time.monotonic() + PATIENCE_S
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.5)
 
 
 _KNOWN: dict[str, type[Launcher]] = {}
@@ -147,6 +159,6 @@ class Logs:
         self.shown[number] += len(whole) + 1 if whole else 0
         lines = whole.decode(errors="replace").splitlines()
         for line in lines:
-            if line.startswith("error: "):
+            if line.startswith("error: ") and not line.startswith(LOST):
                 self.errors[number] = line.removeprefix("error: ")
         return [line for line in lines if not line.startswith(("error: ", "stopped", "srun: ", "slurmstepd: "))]

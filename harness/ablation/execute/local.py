@@ -34,7 +34,6 @@ class Local(Launcher, name=LOCAL):
     LOOK_EVERY_S = 0.2
 
     def __init__(self, board: Board, plan: Path, placement: Placement, console: Console, stop: Stop):
-        board.begin()
         board.refill()
         if not board.finished():
             forks.prepare()

@@ -57,8 +57,8 @@ def settle(plan: P, folder: Path) -> P:
     if (first["device"], first["hardware"]) != (here["device"], here["hardware"]):
         raise UserError(
             f"{here['host']} has {here['hardware']}, but the study began on {first['hardware']} ({first['host']}), and "
-            "its arms are compared on one type. Ask for such nodes with --on, or begin in another results folder "
-            "(HARNESS_RESULTS)."
+            "its arms are compared on one type. Ask for such nodes with --on, or use another results folder "
+            f"(HARNESS_RESULTS). If nothing has ended there yet, you may remove {folder / FILE}."
         )
     if trains.threads > (cores := usable_cores()):
         raise UserError(
@@ -79,7 +79,7 @@ def _here(trains: TrainConfig) -> Node:
 
 
 def _write_first(path: Path, found: Node) -> None:
-    """Write the file unless it exists, in one act: of several nodes that begin at once, one is the first."""
+    """Write the file unless it exists, in one step: of several nodes that begin at once, one is the first."""
     if path.exists():
         return
     own = path.with_name(f"node-{node_name()[:16]}-{os.urandom(4).hex()}.json")

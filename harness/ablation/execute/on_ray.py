@@ -23,8 +23,8 @@ from harness.core.signals import given_back
 NAMESPACE = "harness"
 ANSWER_S = 60.0
 """Seconds that the cluster may take to answer."""
-PATIENCE_S = 120.0
-"""Seconds to wait for cancelled trials."""
+LOST_S = 600.0
+"""Seconds without an answer after which the cluster is given up."""
 FORWARDED = ("HARNESS_", "HF_", "CUBLAS_")
 """Beginnings of the environment variables that trials get from the command."""
 AMOUNTS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
@@ -41,6 +41,7 @@ class Ray(Launcher, name="ray"):
         _require_node(self.resources, self.ray.nodes())
         self.owner = self._owner()
         self._last: set[int] = set()
+        self._answered = time.monotonic()
 
     def _owner(self) -> Any:
         """Return the owner of the plan's tasks, which all commands share; a new one if there is none."""
@@ -52,25 +53,34 @@ class Ray(Launcher, name="ray"):
         self.log(0).parent.mkdir(exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
         trials = {number: (self.command(number), str(self.log(number))) for number in numbers}
-        given = _options(self.resources), self.jobs, os.getcwd(), environment
-        self.ray.get(self.owner.submit.remote(trials, *given))
+        self._ask("submit", trials, _options(self.resources), self.jobs, os.getcwd(), environment)
+        self._last |= {*numbers}
 
     def alive(self) -> set[int]:
         """Return the trials whose tasks have not ended; those of the last answer while Ray does not answer."""
-        try:
-            self._last = self.ray.get(self.owner.alive.remote(), timeout=ANSWER_S)
-        except self.ray.exceptions.ActorDiedError:  # another command has ended it with its last task
-            self.owner = self._owner()
-            self._last = set()
-        except self.ray.exceptions.RayError as error:
-            say_once(f"Ray does not answer ({type(error).__name__}). The trials go on without it.")
-        return self._last
+        found = self._ask("alive")
+        self._last = self._last if found is None else found
+        return {*self._last}
 
     def cancel(self) -> None:
-        self.ray.get(self.owner.cancel.remote())
-        deadline = time.monotonic() + PATIENCE_S
-        while self.alive() and time.monotonic() < deadline:
-            time.sleep(0.5)
+        self._ask("cancel")
+
+    def _ask(self, what: str, *given: Any) -> Any:
+        """Return the owner's answer; None if Ray does not answer. `UserError` if it has not for `LOST_S`."""
+        try:
+            answer = self.ray.get(getattr(self.owner, what).remote(*given), timeout=ANSWER_S)
+        except self.ray.exceptions.ActorDiedError:  # another command has ended it with its last task
+            self.owner = self._owner()
+            return self._ask(what, *given)
+        except self.ray.exceptions.RayError as error:
+            if time.monotonic() - self._answered > LOST_S:
+                raise UserError(
+                    f"--launcher ray: the cluster has not answered for {LOST_S / 60:.0f} minutes. Trials that run save "
+                    "themselves; the same command continues."
+                ) from None
+            return say_once(f"Ray does not answer ({type(error).__name__}). The trials go on without it.")
+        self._answered = time.monotonic()
+        return answer
 
     def leave(self, stopped: bool) -> None:
         """Disconnect from Ray, and end the owner of the tasks once it has none."""

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 RETRIES = 3
 """Times that Ray starts a task again whose node or worker process was lost."""
-TURN_S = 0.2
-"""Seconds between two looks of a waiting trial whether it is its turn."""
+LOOK_S = 0.2
+"""Seconds between two looks whether a trial has ended."""
 
 
 class Owner:
@@ -23,6 +24,7 @@ class Owner:
 
         self._ray: Any = ray
         self._jobs: int | None = None
+        self._ended = asyncio.Condition()
         self._waiting: dict[int, asyncio.Task[None]] = {}
         self._running: dict[int, Any] = {}
 
@@ -40,14 +42,16 @@ class Owner:
 
     async def _follow(self, number: int, task: Any, *given: Any) -> None:
         try:
-            while self._jobs and len(self._running) >= self._jobs:
-                await asyncio.sleep(TURN_S)
+            async with self._ended:
+                await self._ended.wait_for(lambda: not self._jobs or len(self._running) < self._jobs)
             self._running[number] = task.remote(*given)
             with contextlib.suppress(Exception):  # the run directory and the log say how a trial ended
                 await self._running[number]
         finally:
             self._waiting.pop(number, None)
             self._running.pop(number, None)
+            async with self._ended:
+                self._ended.notify()
 
     async def alive(self) -> set[int]:
         """Return the numbers of the trials that have not ended."""
@@ -68,13 +72,15 @@ def carry_out(command: Sequence[str], log: str, folder: str, environment: Mappin
 
     task = ray.get_runtime_context().get_task_id()
     attempt = {"HARNESS_ATTEMPT": f"Ray task {task}", "HARNESS_NODE": ray.util.get_node_ip_address()}
+    attempt |= {"HARNESS_ENDS_WITH_PARENT": "1"}
     with open(log, "ab") as out:
         trial = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder,
             env={**os.environ, **environment, **attempt}, start_new_session=True,
         )  # fmt: skip
         try:
-            return trial.wait()
+            while trial.poll() is None:  # `ray.cancel` does not interrupt a call of the system
+                time.sleep(LOOK_S)
         except KeyboardInterrupt:
             trial.terminate()
-            return trial.wait()
+        return trial.wait()

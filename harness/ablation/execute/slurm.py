@@ -9,11 +9,11 @@ submits it again.
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.ablation.execute.launchers import LOGS, Launcher
@@ -27,15 +27,21 @@ GROUPS = 100
 CANCELLED = "cancelled in Slurm"
 WARNING_S = 120
 """Seconds before the time limit at which Slurm asks a trial to save."""
-PATIENCE_S = 120.0
-"""Seconds to wait for cancelled trials."""
+RESTARTS = 50
+"""Number of requeues after which a trial leaves Slurm; the command submits it again if it gets on."""
+OWN = (
+    "--array", "-a", "--job-name", "-J", "--wrap", "--clusters", "-M", "--test-only", "--no-requeue", "--hold", "-H",
+)  # fmt: skip
+"""Options that would hide trials from the launcher."""
+STUCK = ("held", "Held", "BadConstraints", "PartitionTimeLimit", "PartitionNodeLimit", "InvalidAccount", "InvalidQOS")
+"""Parts of the reasons for which Slurm lets a job wait until somebody changes it."""
 
 SCRIPT = """#!/bin/bash
 number=$((SLURM_ARRAY_TASK_ID + {offset}))
 [ -n "$SLURM_CPUS_PER_TASK" ] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-srun --unbuffered {command} >> {logs}/$number.log 2>&1
+srun --unbuffered {command} "$number" >> {logs}/$number.log 2>&1
 code=$?
-[ $code = 130 ] && scontrol requeue "$SLURM_JOB_ID" && sleep 5
+[ $code = 130 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ] && scontrol requeue "$SLURM_JOB_ID" && sleep 5
 exit $code
 """
 
@@ -53,16 +59,22 @@ class Slurm(Launcher, name="slurm"):
             self.words = shlex.split(on)
         except ValueError as error:
             raise UserError(f"--on: {on!r} is not a list of options ({error}). Close the quotes.") from None
-        self._last: set[int] = set()
+        if own := [word for word in self.words if word.startswith(OWN)]:
+            raise UserError(f"--on: {own[0]} is set by the launcher, which finds its trials by it. Leave it out.")
         self._groups = {*range(GROUPS)}
-        self._cancelled_before = self._cancelled()
-        self._groups = {number // LARGEST_INDEX for number in self.alive()}
+        found = self._queue()
+        cancelled = self._queue("--states=CANCELLED")
+        if found is None or cancelled is None:
+            raise UserError("--launcher slurm: Slurm does not answer, so its queue is not known. Try again later.")
+        self._cancelled_before = cancelled
+        self._last = {number for _, number in found}
+        self._groups = {number // LARGEST_INDEX for number in self._last}
 
-    def submit(self, numbers: Sequence[int]) -> None:
+    def submit(self, numbers: Sequence[int]) -> Collection[int]:
         (self.plan.parent / LOGS).mkdir(exist_ok=True)
         for group, members in itertools.groupby(sorted(numbers), lambda number: number // LARGEST_INDEX):
-            self._groups.add(group)
             self._submit(group, [number % LARGEST_INDEX for number in members])
+        return {*numbers} - self._last
 
     def _submit(self, group: int, indices: list[int]) -> None:
         limit = f"%{self.jobs}" if self.jobs else ""
@@ -71,46 +83,51 @@ class Slurm(Launcher, name="slurm"):
             f"--array={','.join(_ranges(indices))}{limit}", f"--job-name={self._job(group)}", "--requeue",
             "--open-mode=append", f"--output={logs}/array.log", f"--signal=USR1@{WARNING_S}",
         ]  # fmt: skip
-        unit = shlex.join(self.command("NUMBER")).replace("NUMBER", '"$number"')
-        script = SCRIPT.format(offset=group * LARGEST_INDEX, command=unit, logs=shlex.quote(str(logs)))
+        script = SCRIPT.format(
+            offset=group * LARGEST_INDEX, command=shlex.join(self.command("")[:-1]), logs=shlex.quote(str(logs)),
+            restarts=RESTARTS,
+        )  # fmt: skip
         done = subprocess.run(["sbatch", *options, *self.words], input=script, capture_output=True, text=True)
         if done.returncode:
             said = " ".join(done.stderr.split()).removeprefix("sbatch: error: ")
-            raise UserError(f"--launcher slurm: sbatch refuses the trials: {said} Change --on, or ask Slurm's keepers.")
+            if not self._last:
+                raise UserError(
+                    f"--launcher slurm: sbatch refuses the trials: {said} Change --on, or ask who runs the cluster."
+                )
+            return say_once(f"sbatch refuses further trials now ({said}). They are submitted when others have ended.")
+        self._groups.add(group)
+        self._last |= {group * LARGEST_INDEX + index for index in indices}
 
     def alive(self) -> set[int]:
         """Return the trials in Slurm's queue; those of the last answer while Slurm does not answer."""
         if (found := self._queue()) is not None:
             self._last = {number for _, number in found}
-        return self._last
+        return {*self._last}
 
     def given_up(self) -> Mapping[int, str]:
         """Return the trials whose jobs somebody has cancelled since this command began."""
-        return dict.fromkeys((number for _, number in self._cancelled() - self._cancelled_before), CANCELLED)
-
-    def _cancelled(self) -> set[tuple[str, int]]:
-        return self._queue("--states=CANCELLED") or set()
+        cancelled = (self._queue("--states=CANCELLED") or set()) - self._cancelled_before
+        return dict.fromkeys((number for _, number in cancelled), CANCELLED)
 
     def _queue(self, *options: str) -> set[tuple[str, int]] | None:
         """Return (job, number of the trial) of the tasks in the queue; None if Slurm does not answer."""
         if not self._groups:
             return set()
         names = {self._job(group): group for group in sorted(self._groups)}
-        asked = ["squeue", "--noheader", "--array", f"--name={','.join(names)}", "--format=%F %K %j", *options]
-        done = subprocess.run(asked, capture_output=True, text=True)
+        asked = ["squeue", "--noheader", "--array", f"--name={','.join(names)}", "--format=%F %K %j %r", *options]
+        own = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+        done = subprocess.run(asked, env=own, capture_output=True, text=True)
         if done.returncode:
             say_once(f"Slurm does not answer ({' '.join(done.stderr.split())}). The trials go on without it.")
             return None
-        rows = (line.split(maxsplit=2) for line in done.stdout.splitlines() if line.strip())
-        return {(job, int(index) + names[name.strip()] * LARGEST_INDEX) for job, index, name in rows}
+        rows = [line.split(maxsplit=3) for line in done.stdout.splitlines() if line.strip()]
+        for reason in {row[3] for row in rows if len(row) > 3 and any(word in row[3] for word in STUCK)}:
+            say_once(f"Slurm holds trials back: {reason}. Change --on, or ask who runs the cluster.")
+        return {(job, int(index) + names[name] * LARGEST_INDEX) for job, index, name, *_ in rows}
 
     def cancel(self) -> None:
-        names = [self._job(number // LARGEST_INDEX) for number in self.alive()]
-        for name in sorted({*names}):
+        for name in sorted({self._job(number // LARGEST_INDEX) for number in self.alive()}):
             subprocess.run(["scancel", f"--name={name}"], capture_output=True)
-        deadline = time.monotonic() + PATIENCE_S
-        while self.alive() and time.monotonic() < deadline:
-            time.sleep(0.5)
 
     def _job(self, group: int) -> str:
         """Return the name of the jobs of `LARGEST_INDEX` trials."""

@@ -2,7 +2,7 @@
 
     python -m harness.ablation.execute.trial PLAN INDEX
 
-runs the trial with this number, counted from 0, of the plan in the file PLAN: it trains and judges what its run
+runs the trial with this number (`Plan.numbered`) of the plan in the file PLAN: it trains and judges what its run
 directory lacks. It ends with 0 once the trial has ended (also if the trial has no value, for a reason that its run
 directory holds), with 2 after a mistake of the user, and with 130 after a signal that asked it to save and stop. The
 same command then goes on. It also ends with 0 once a newer attempt at the trial, on any host, has taken over.
@@ -104,9 +104,9 @@ def main(words: list[str], stop: Stop, ranks: Ranks = ALONE) -> None:
 def _run_trial(path: Path, number: int, stop: Stop, ranks: Ranks) -> None:
     """Run a trial of the study plan in the file `path`."""
     plan = Plan.read(path)
-    trials = plan.trials()
-    if number >= len(trials):
-        raise UserError(f"{number}: {plan.name} has {len(trials)} trials, numbered from 0. Give a smaller number.")
+    trials = plan.numbered()
+    if number not in trials:
+        raise UserError(f"{number}: {plan.name} has no such trial. Its numbers are {min(trials)} to {max(trials)}.")
     plan = settle(plan, path.parent)
     arm, seed = trials[number]
     run = plan.run(arm, seed)
@@ -128,7 +128,7 @@ def _with_ranks() -> None:
 
     def leaves() -> bool:
         """Whether a newer attempt has taken over, or the launcher's process, which would end this one, is lost."""
-        return lost() or ("HARNESS_ATTEMPT" in os.environ and os.getppid() != parent)
+        return lost() or ("HARNESS_ENDS_WITH_PARENT" in os.environ and os.getppid() != parent)
 
     with joined() as ranks:
         main(sys.argv[1:], StopSignal(leaves), ranks)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 import warnings
 from collections.abc import Callable, Collection, Container
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import optuna
@@ -21,7 +19,7 @@ from harness.ablation.design.costs import COSTS, knee
 from harness.ablation.design.search import BEST, CHEAPEST, KNEE, WINNER
 from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.space import settings
-from harness.ablation.execute.attempts import number_of, title_of
+from harness.ablation.execute.attempts import last_written, number_of, title_of
 from harness.ablation.execute.board import DEATHS, Board
 from harness.ablation.execute.pruning import pruner_of
 from harness.core.errors import Diverged, NoValue, Pruned, UserError, named
@@ -275,20 +273,10 @@ class SearchBoard(Board):
         its time.
         """
         assert trial.datetime_start
-        end = _last_written(self.run_of(trial).folder)
+        end = last_written(self.run_of(trial).folder)
         if trial.datetime_complete and trial.number in {attempt.number for attempt in self._died()}:
             end = trial.datetime_complete.timestamp()
         return trial.user_attrs.get("seconds", 0.0) + max(0.0, end - trial.datetime_start.timestamp())
-
-
-def _last_written(folder: Path) -> float:
-    """Return the time of the last write of training or evaluation in a run directory, in Unix time; 0 if none."""
-    last = 0.0
-    for pattern in ("*.jsonl", "checkpoints/*", "evaluations/*"):
-        for path in folder.glob(pattern):
-            with contextlib.suppress(FileNotFoundError):  # another command works there
-                last = max(last, path.stat().st_mtime)
-    return last
 
 
 def sampler(seed: int) -> TPESampler:

@@ -77,7 +77,7 @@ def _state(plan: Plan, arm: str, seed: int, now: float, begun: set[str]) -> Stat
         return (
             State(arm, seed, "failed")
             if value is None and plan.asks(arm)
-            else State(arm, seed, "ended", value or math.nan, 1.0)
+            else State(arm, seed, "ended", math.nan if value is None else value, 1.0)
         )
     if run.gave_up:
         return State(arm, seed, "failed")
