@@ -183,14 +183,14 @@ def test_of_trials_that_need_a_flow_or_its_pairs_the_first_makes_it(tiny: RunCon
     plan = Plan.of(study, "digits", tiny, {}, 1, [])
     trials = RemoteTrials(plan)
     begun(trials)
-    a, second, again, one, other = range(5)
+    a, second, third, one, other = range(5)
     everything = {*range(5)}
     assert trials.ready(everything, everything) == {a, other}
     assert trials.ready({second, one}, everything) == set()
     checkpointed(plan, "a")
     assert trials.ready(everything, everything) == {a, second, other}, "the pairs are the second's to make"
-    assert trials.ready({again}, everything) == set(), "it would write beside the first"
-    assert trials.ready({again}, everything - {a}) == {again}
+    assert trials.ready({third}, everything) == set(), "it would write beside the first"
+    assert trials.ready({third}, everything - {a}) == {third}
     pairs = plan.run("second", 0).pairs
     assert pairs.name == plan.run("one", 0).pairs.name
     pairs.folder.mkdir(parents=True)
