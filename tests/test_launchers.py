@@ -390,7 +390,11 @@ PAGE = Path(__file__).parent.parent / "docs" / "clusters.md"
 STUDY = """
 from harness.ablation.design.study import Study
 STUDY = Study(
-    question="Which?", baseline="a", nfe=2, looks=(3,), arms={"a": {}, "b": {"weighting": "snr"}},
+    question="Which?", baseline="a", nfe=2, looks=(3,),
+    arms={
+        "a": {}, "b": {"weighting": "snr"}, "c": {"evaluate.solver": "midpoint"}, "d": {"evaluate.solver": "heun"},
+        "e": {"reflow.rounds": 1, "reflow.number": 64},
+    },
 )
 """
 
@@ -405,7 +409,7 @@ def test_the_launcher_of_the_page_gives_the_same_table_as_local_workers(
     changes = [
         "train.steps=12",
         "evaluate.num_samples=64",
-        "evaluate.nfe=[1,2]",
+        "evaluate.nfe=[2,4]",
         "train.threads=1",
         "backbone.channels=8",
     ]
@@ -416,8 +420,10 @@ def test_the_launcher_of_the_page_gives_the_same_table_as_local_workers(
         assert main([*words, *own]) == 0, capsys.readouterr().err
         (table,) = [*(results_folder() / "local" / "tables").glob("toy-digits-*[0-9a-f].csv")]
         tables.append(table.read_bytes())
+    said = capsys.readouterr()
     assert tables[0] == tables[1]
-    assert "a seed 0: FID" in capsys.readouterr().out
+    assert "a seed 0: FID" in said.out
+    assert "was lost" not in said.out, "a, c and d share a run, and e learns from it: they wait for each other"
 
 
 @pytest.mark.parametrize(
