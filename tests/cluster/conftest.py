@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.services import Postgres, RayCluster, Slurm
+from cluster.studies import LONG, Lab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,3 +39,11 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server. Its user cannot enter the folders of pytest."""
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder, Postgres(Path(folder)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The outcome of the long study by local workers."""
+    lab = Lab(tmp_path_factory.mktemp("undisturbed"), {}, LONG)
+    lab.run("--workers", "2")
+    return lab.outcome()

@@ -20,14 +20,6 @@ UP_AGAIN_S = 40.0
 Begin = Callable[..., tuple[Lab, list[str]]]
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The outcome of the long study by one worker of this machine."""
-    lab = Lab(tmp_path_factory.mktemp("undisturbed"), {}, LONG)
-    lab.run("--workers", "1")
-    return lab.outcome()
-
-
 @pytest.fixture(params=["slurm", "ray"])
 def begin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Begin]:
     """`begin(length, study)` returns a lab, and the options for the engine; what is left at the end is stopped."""
