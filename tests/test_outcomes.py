@@ -393,7 +393,7 @@ def test_a_worker_that_the_machine_ended_leaves_its_trial_to_be_run_again(
     """test_end_to_end.py tests `kill -9`."""
     plan = planned(tiny, seeds=1)
 
-    def end(*_: Any) -> Run:
+    def end(*_: Any, **__: Any) -> Run:
         raise error
 
     monkeypatch.setattr(trial, "ensure", end)

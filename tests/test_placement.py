@@ -99,7 +99,7 @@ def test_without_a_measurement_trials_take_as_many_cores_as_their_threads(
         given(plan, trials_per_gpu=2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    on_gpus = Plan(**{**vars(plan), "arms": {a: override(c, {"train.device": "cuda"}) for a, c in plan.arms.items()}})
+    on_gpus = plan.on("cuda")
     assert given(on_gpus, trials_per_gpu=2) == Placement(6, 1, 3)
 
 
@@ -113,7 +113,7 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_real_trials_are_measured_side_by_side(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.2)
     assert measure(plan.threaded(1), Placement(2, 1)) > 1
-    broken = Plan(**{**vars(plan), "plugins": (str(Path("absent.py").absolute()),)})
+    broken = dataclasses.replace(plan, plugins=(str(Path("absent.py").absolute()),))
     assert measure(broken, Placement(1, 1)) == 0
 
 

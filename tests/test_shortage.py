@@ -125,7 +125,7 @@ def test_a_worker_names_its_trial(
     study = Study(name="toy", question="Which?", baseline="a", arms={"a": {}, "b": {"train.steps": 9}}, looks=(3,))
     board = PlanBoard(Plan.of(study, "digits", tiny, {}, 1, []))
 
-    def end(*_: Any) -> Run:
+    def end(*_: Any, **__: Any) -> Run:
         raise error
 
     monkeypatch.setattr(trial, "ensure", end)
