@@ -13,7 +13,7 @@ from cluster.studies import LONG, Lab, environment_of
 
 RAY = ("--launcher", "ray", "--on=num_cpus=3")
 """A trial needs more than half of a node, so each node takes one."""
-UP_AGAIN_S = 60.0
+UP_AGAIN_S = 40.0
 """Seconds within which Ray must notice a lost raylet and start its trial elsewhere."""
 
 

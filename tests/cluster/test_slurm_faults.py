@@ -13,7 +13,7 @@ from cluster.services import Slurm
 from cluster.studies import LONG, Lab, restarts
 
 SLURM = ("--launcher", "slurm")
-LOST_S = 60.0
+LOST_S = 40.0
 """Seconds within which Slurm must notice a lost node and start its trial elsewhere."""
 LONGER = {**LONG, "steps": 3600, "checkpoint_every": 300}
 LEAVES_S = 10.0
