@@ -21,6 +21,8 @@ from harness.core.reading import say_once
 from harness.core.signals import given_back
 
 NAMESPACE = "harness"
+HEAD = "node:__internal_head__"
+"""Ray's resource of the head node, without which the cluster ends: it keeps the owner of the tasks."""
 ANSWER_S = 60.0
 """Seconds that the cluster may take to answer."""
 LOST_S = 600.0
@@ -45,7 +47,8 @@ class Ray(Launcher, name="ray"):
 
     def _owner(self) -> Any:
         """Return the owner of the plan's tasks, which all commands share; a new one if there is none."""
-        owner = self.ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ray_tasks.Owner)
+        lasts = {"max_restarts": -1, "max_task_retries": -1, "resources": {HEAD: 0.001}}
+        owner = self.ray.remote(num_cpus=0, **lasts)(ray_tasks.Owner)
         lasting = {"name": self.name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
         return owner.options(**lasting).remote()
 
