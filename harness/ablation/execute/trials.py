@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any
 
 from harness.ablation.design.arm_settings import differing
@@ -70,13 +70,18 @@ class PlanTrials(Trials):
 
     plan: Plan
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, keys: Mapping[int, tuple[str, int]] | None = None):
+        """`keys` are {number: (arm, seed)}, by default in the order in which the trials run on one machine."""
         self.plan = plan
-        self.keys = plan.trials()
+        self.keys = dict(enumerate(plan.trials())) if keys is None else keys
 
     @property
     def total(self) -> int:
         return len(self.keys)
+
+    @property
+    def numbers(self) -> Collection[int]:
+        return self.keys.keys()
 
     def unended(self, among: Collection[int]) -> set[int]:
         protocols = {arm: self.plan.protocol(arm) for arm in self.plan.arms}
@@ -91,7 +96,7 @@ class PlanTrials(Trials):
                 title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)},
                 params=self._settings[arm], primary=(self.plan.metric, self.plan.nfe),
             )
-            for arm, seed in self.keys
+            for arm, seed in self.keys.values()
             if (title := title_of(arm, seed)) not in known
         ]  # fmt: skip
 
@@ -121,22 +126,11 @@ class RemoteTrials(PlanTrials):
     """
 
     def __init__(self, plan: Plan):
-        super().__init__(plan)
-        self._keys = plan.numbered()
+        super().__init__(plan, plan.numbered())
         self._placed = False
 
-    @property
-    def numbers(self) -> Collection[int]:
-        return self._keys.keys()
-
     def unended(self, among: Collection[int]) -> set[int]:
-        if not self._named():
-            return {*among}
-        protocols = {arm: self.plan.protocol(arm) for arm in self.plan.arms}
-        return {i for i in among if not self.plan.run(*self._keys[i]).ended(protocols[self._keys[i][0]])}
-
-    def label(self, number: int) -> str:
-        return title_of(*self._keys[number])
+        return super().unended(among) if self._named() else {*among}
 
     def _named(self) -> bool:
         """Whether the nodes are known; then the plan has their device."""
@@ -170,7 +164,7 @@ class RemoteTrials(PlanTrials):
 
         Trials that share a run write to one directory, so the next begins only when the one before has ended.
         """
-        seed = self._keys[number][1]
+        seed = self.keys[number][1]
         flows = self._flows(number)
         own = flows[-1][0]
         needs: dict[tuple[str, int], Callable[[], bool]] = {(f"run {own}", seed): lambda: False}
@@ -183,7 +177,7 @@ class RemoteTrials(PlanTrials):
 
     def _flows(self, number: int) -> list[tuple[str, RunConfig]]:
         """Return (training, configuration) of the flows that a trial needs, its own last."""
-        arm, seed = self._keys[number]
+        arm, seed = self.keys[number]
         return [*zip(self._trainings[arm], self.plan.config(arm, seed).flows, strict=True)]
 
     @property

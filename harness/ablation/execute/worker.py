@@ -77,7 +77,7 @@ class PlanBoard(PlanTrials, Board):
     def settled(self) -> list[FrozenTrial]:
         ended = self.trials(TrialState.COMPLETE, TrialState.FAIL)
         known = {_key(t): t for t in ended if t.state == TrialState.COMPLETE or "reason" in t.user_attrs}
-        return [known[key] for key in self.keys if key in known and self._stands(known[key])]
+        return [known[key] for key in self.keys.values() if key in known and self._stands(known[key])]
 
     def _stands(self, trial: FrozenTrial) -> bool:
         """Whether the run directory, which decides, agrees with the journal."""
@@ -108,7 +108,7 @@ class PlanBoard(PlanTrials, Board):
     def _put_in(self) -> None:
         present = {_key(t) for t in [*self.settled(), *self.trials(TrialState.WAITING, TrialState.RUNNING)]}
         left_out = self.left_out()
-        for arm, seed in self.keys:
+        for arm, seed in self.keys.values():
             if (arm, seed) not in present and title_of(arm, seed) not in left_out:
                 self.study.enqueue_trial({"arm": arm}, user_attrs={"arm": arm, "seed": seed})
 
