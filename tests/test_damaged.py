@@ -270,10 +270,10 @@ def test_a_damaged_journal_ends_in_one_line(tiny: RunConfig) -> None:
     ]  # fmt: skip
     for content in wrong:
         journal.write_bytes(content)
-        one_line(rf"^{journal}: Optuna cannot use it .* Remove it: finished runs are kept", lambda: PlanBoard(plan))
+        one_line(rf"^{journal}: Optuna cannot use it .* Remove it: finished runs are kept", PlanBoard(plan).trials)
     journal.unlink()
     os.mkfifo(journal)
-    one_line(rf"^{journal}: cannot be read \(it is a named pipe", lambda: PlanBoard(plan))
+    one_line(rf"^{journal}: cannot be read \(it is a named pipe", PlanBoard(plan).trials)
     journal.unlink()
     PlanBoard(plan).refill()
     assert len(PlanBoard(plan).trials()) == board.total

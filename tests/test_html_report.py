@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import math
 import re
@@ -26,6 +27,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
 from harness.ablation.report import page, page_figures, page_samples, tables
 from harness.ablation.report.findings import Report
+from harness.ablation.report.records import records
 from harness.cli import main, plans
 from harness.cli.shared import own_folder
 from harness.core import svg
@@ -234,7 +236,7 @@ def test_a_damaged_picture_is_left_out_and_a_large_one_is_reduced(
 
 def test_the_loss_by_noise_level_is_the_mean_at_the_end_of_finished_runs(three: Report) -> None:
     plan = three.plan
-    assert page_figures.losses_of(plan) == {}
+    assert records(plan).losses == {}
     assert "No finished run has a record of it." in Parsed(rendered(three)).said["p"]
     (first, second, *_), steps = BINS, plan.arms["a"].train.steps
     for seed, ends in ((0, (1.0, 2.0)), (1, (3.0, 4.0))):
@@ -246,8 +248,9 @@ def test_the_loss_by_noise_level_is_the_mean_at_the_end_of_finished_runs(three: 
     with Lines(plan.run("b", 0).folder / "metrics.jsonl") as lines:
         lines.add({"step": steps - 1, "time": 0.0, f"loss_by_log_snr/{first}": 5.0})
     last = [2.0, 4.0] if steps - 1 <= 0.9 * steps else [1.0, 2.0, 3.0, 4.0]
-    assert page_figures.losses_of(plan) == {"a": {first: pytest.approx(np.mean(last))}}
-    assert "Loss by log SNR at the end of training" in rendered(three)
+    losses = records(plan).losses
+    assert losses == {"a": {first: pytest.approx(np.mean(last))}}
+    assert "Loss by log SNR at the end of training" in rendered(dataclasses.replace(three, losses=losses))
 
 
 def test_a_round_of_reflow_shows_its_lineage(tiny: RunConfig, score: Any) -> None:

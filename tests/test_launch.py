@@ -159,7 +159,7 @@ def test_others_join_the_crew_in_the_places_of_killed_ones(plan: Plan, tmp_path:
 
 def follow(plan: Plan, crew: list[Worker], deaths: Any) -> None:
     """Look at the workers until all have ended."""
-    finished: Any = SimpleNamespace(finished=lambda: True, begin=lambda: None, refill=lambda: None)
+    finished: Any = SimpleNamespace(finished=lambda: True, numbers=(), unended=lambda among: {*among})
     launcher = Local(finished, plan.folder / Plan.FILE, Placement(1, 1), Console(file=io.StringIO()), lambda: False)
     launcher.crew = crew
     launcher._at_work = [*crew]
@@ -334,7 +334,7 @@ def test_a_stop_while_another_process_holds_the_journal_is_a_stop(plan: Plan, mo
 
     monkeypatch.setattr("optuna.create_study", stopped)
     with pytest.raises(Stopped):
-        worker.PlanBoard(plan)
+        worker.PlanBoard(plan).trials()
 
 
 def test_a_workers_whole_lines_are_shown_once_except_those_that_the_launcher_prints(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_journal_whose_trial_lacks_a_setting_is_refused(tiny: RunConfig) -> No
     board = SearchBoard(planned(tiny))
     board.study.add_trial(create_trial(value=1.0, user_attrs={"run": "none"}))
     with pytest.raises(UserError, match=r"^.*: Optuna cannot use it \(its trial 0 has no 1 - train\.ema_decay\)\. "):
-        SearchBoard(board.plan)
+        SearchBoard(board.plan).trials()
 
 
 def test_more_trials_continue_a_search_and_changes_of_values_start_another(tiny: RunConfig) -> None:

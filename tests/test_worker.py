@@ -110,7 +110,7 @@ def test_a_file_that_is_not_a_journal_is_reported(plan: Plan) -> None:
     plan.folder.mkdir(parents=True)
     (plan.folder / "journal.log").write_text("what is this\nthis is not a journal\n")
     with pytest.raises(UserError, match=r"journal\.log: Optuna cannot use it .* Remove it"):
-        Board(plan)
+        Board(plan).trials()
 
 
 def test_a_trial_that_failed_for_a_reason_is_not_repeated(plan: Plan) -> None:

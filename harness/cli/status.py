@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 
 from rich.console import Console
@@ -52,7 +51,7 @@ def last_of(options: argparse.Namespace) -> Plan:
         plan, place = max(begun, key=lambda one: one[1].stat().st_mtime)  # the first of equals is on the nodes
         last = Plan.read(place)
         seeds = plan.seeds if options.seeds is not None else last.seeds
-        return dataclasses.replace(plan, seeds=seeds, closed=last.closed)
+        return plan.so_far(seeds, last.closed)
     raise UserError(
         f"{given.name}: no command has begun it. {looked_for(given)} Run `{training_command(options)}` first."
     )

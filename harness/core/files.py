@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -39,12 +40,18 @@ MOMENT_S = 1.0
 
 def results_folder() -> Path:
     """Return HARNESS_RESULTS, or results/ in the working directory. A user's runs, tables, figures are in local/."""
-    return Path(os.environ.get("HARNESS_RESULTS") or "results").absolute()
+    return _absolute(os.environ.get("HARNESS_RESULTS") or "results", os.getcwd())
 
 
 def runs_folder() -> Path:
     """Return the folder that contains the run directories."""
-    return results_folder() / "local" / "runs"
+    return _absolute(os.environ.get("HARNESS_RESULTS") or "results", os.getcwd(), "local/runs")
+
+
+@functools.cache
+def _absolute(path: str, working: str, below: str = "") -> Path:
+    """Return `path`, seen from the folder `working`, and what is `below` it: it is asked for once a run."""
+    return Path(working, path, below)
 
 
 @contextlib.contextmanager
@@ -130,10 +137,10 @@ def read_json_if_there(
     path: Path, shape: Any = dict[str, Any], remedy: str = "Remove it and run the same command again."
 ) -> Any:
     """Like `read_json`, but return an empty mapping if there is no file."""
-    return read_json(path, shape, remedy) if path.exists() else {}
+    return read_json(path, shape, remedy) if os.path.exists(path) else {}
 
 
-def signature(path: Path) -> int | None:
+def signature(path: Path | str) -> int | None:
     """Return a number that changes when a file is written, over its inode, time and size; None if there is no file."""
     try:
         found = os.stat(path)

@@ -24,6 +24,8 @@ LARGEST = 1 << 30
 """Maximum size of a JSON file, in bytes."""
 DEEPEST = 100
 """Maximum nesting depth of JSON."""
+UNUSUAL = (b"\\", b" :", b"\n:", b"\t:", b"\r:")
+"""Bytes that JSON allows but does not need: an escape, or a space before a colon."""
 SHOWN = 60
 """Maximum number of characters of a value in a message."""
 KINDS = {
@@ -93,33 +95,22 @@ def parse(text: bytes | str, finite: bool = True, **numbers: Any) -> Any:
 
 
 def _quickly(text: bytes, finite: bool) -> dict[str, Any] | None:
-    """Return the mapping that pydantic's parser reads, which takes a third of the time; None where `parse` must look.
+    """Return the mapping that pydantic's parser reads, in a third of the time; None where `parse` must look.
 
-    Colons that follow a quote at once, as many as entries, mean that no entry is named twice.
+    Written again, a value has as many colons behind quotes as its text, unless the text names an entry twice.
     """
     import pydantic_core
 
-    if text.count(b"[") + text.count(b"{") > DEEPEST or any(space in text for space in (b" :", b"\n:", b"\t:", b"\r:")):
+    if text.count(b"[") + text.count(b"{") > DEEPEST or any(map(text.__contains__, UNUSUAL)):
         return None
     try:
         value = pydantic_core.from_json(text)
+        again = pydantic_core.to_json(value, inf_nan_mode="constants")
     except ValueError:
         return None
-    named = text.count(b'":')
-    if not finite and isinstance(value, dict) and len(value) == named:
-        return value
-    entries = 0
-    left = [value]
-    while left:
-        each = left.pop()
-        if isinstance(each, dict):
-            entries += len(each)
-            left += each.values()
-        elif isinstance(each, list):
-            left += each
-        elif finite and isinstance(each, float) and not math.isfinite(each):
-            return None
-    return value if isinstance(value, dict) and entries == named else None
+    if again.count(b'":') != text.count(b'":') or (finite and (b"NaN" in again or b"Infinity" in again)):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def shaped_at_once(lines: Sequence[bytes], shape: Any) -> list[Any] | None:

@@ -81,20 +81,26 @@ class EvaluateConfig(SamplingConfig):
             if getattr(self, path) == 1:
                 raise ConfigError(path, "one sample has no spread. Take two or more.")
 
-    @property
+    @functools.cached_property
     def flow_metrics(self) -> tuple[FlowMetric, ...]:
         """Metrics of the flow itself; each has an NFE that does not depend on `nfe`."""
         return tuple(metric for metric in self.metrics if isinstance(metric, FlowMetric))
 
-    @property
+    @functools.cached_property
     def sample_metrics(self) -> tuple[SampleMetric, ...]:
         """Metrics of samples, computed at every NFE."""
         return tuple(metric for metric in self.metrics if isinstance(metric, SampleMetric))
 
-    @property
+    @functools.cached_property
     def more(self) -> tuple[MoreSamples, ...]:
         """Entries of `more_samples` above `num_samples`: a user may have raised `num_samples` above a scale's entry."""
         return tuple(more for more in self.more_samples if more.num_samples > self.num_samples)
+
+    @functools.cached_property
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """(metric, NFE) of every value that is asked for, in the order of `metrics`."""
+        at = {metric.name: (metric.nfe,) for metric in self.flow_metrics}
+        return tuple((metric.name, nfe) for metric in self.metrics for nfe in at.get(metric.name, self.nfe))
 
     @property
     def every_nfe(self) -> tuple[int, ...]:
@@ -193,6 +199,10 @@ class Protocol:
     def plain(self) -> dict[str, Any]:
         """{field: value}"""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def is_that_of(self, plain: Mapping[str, Any]) -> bool:
+        """Whether these fields, read from an evaluation's file, have the digest of this protocol."""
+        return plain == self.plain or digest_of(plain) == self.digest
 
 
 def of_settings(config: EvaluateConfig) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from dataclasses import dataclass, field
@@ -112,9 +111,10 @@ class RunConfig(Formulation):
 
     def seeded(self, seed: int) -> Self:
         """Return this configuration with another seed. No other check depends on the seed, so they do not run again."""
-        own = copy.copy(self)
-        vars(own)["seed"] = convert(hints(type(self))["seed"], seed, "seed")
-        vars(own)["parent"] = self.parent and self.parent.seeded(seed)
+        parent = self.parent
+        own = object.__new__(type(self))
+        known = {"seed": convert(hints(type(self))["seed"], seed, "seed"), "parent": parent and parent.seeded(seed)}
+        vars(own).update(vars(self) | known)
         return own
 
     @property

@@ -39,16 +39,17 @@ from harness.core.provenance import commit
 from harness.core.signals import Say
 from harness.data.base import Data, load
 from harness.evaluation.flow_metrics import FlowMetric
-from harness.evaluation.protocol import EvaluateConfig, Protocol, digest_of
+from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.runs import lacking
 from harness.runs.config import RunConfig
 from harness.runs.contents import EVALUATED, TRAINED, WRITTEN_AGAIN, Environment, Evaluation, Line, Reason
 from harness.runs.identity import changed, pairs_digest, require_named, training_digest
+from harness.runs.numbers import Numbers
 from harness.runs.pairs import PairSet
 
 _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
-_COMPLETE: dict[str, tuple[int | None, EvaluateConfig]] = {}
-"""{file of an evaluation: its signature when it had every value that these settings ask for}"""
+_COMPLETE: dict[str, tuple[tuple[int | None, EvaluateConfig], Numbers]] = {}
+"""{file of an evaluation: its signature and the settings that it had every value for, and its numbers}"""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,6 @@ class Run:
         more samples; by NFE: seconds in total and of sampling, (Unix) time, network calls per sample (mean and sd);
         failures by NFE or by flow metric (`NoValue.note`); commits."""
         path = self.evaluation_file(protocol)
-        now = (signature(path), self.config.evaluate)
         by_nfe: dict[str, Any] = {
             name: {} for name in ("values", "intervals", "precise", "seconds", "sampling_seconds", "time", "calls")
         }
@@ -143,11 +143,20 @@ class Run:
         known |= read_json_if_there(path, Evaluation, EVALUATED)
         if unknown := {nfe for values in known["values"].values() for nfe in values} - known["time"].keys():
             raise UserError(f"{path}: cannot be read (its entry time.{min(unknown)} is missing). {EVALUATED}")
-        if known["run"] != self.name or digest_of(known["protocol"]) != protocol.digest:
+        if known["run"] != self.name or not protocol.is_that_of(known["protocol"]):
             raise UserError(f"{path}: belongs to another run or protocol. {EVALUATED}")
-        if lacking.complete(self.config.evaluate, known):
-            _COMPLETE[str(path)] = now
         return known
+
+    def numbers(self, protocol: Protocol) -> Numbers:
+        """Return the numbers under a protocol. A complete file that stays unchanged is read once a process."""
+        path = self.evaluation_file(protocol)
+        now = (signature(path), self.config.evaluate)
+        if (kept := _COMPLETE.get(str(path))) and kept[0] == now:
+            return kept[1]
+        found = Numbers.of(self.config.evaluate, self.evaluation(protocol))
+        if found.complete:
+            _COMPLETE[str(path)] = now, found
+        return found
 
     def write_evaluation(self, protocol: Protocol, known: dict[str, Any]) -> None:
         """Write the results under a protocol, with the commit that measured them."""
@@ -161,7 +170,7 @@ class Run:
 
     def evaluation_file(self, protocol: Protocol) -> Path:
         """Return the path of the results under a protocol."""
-        return self.folder / "evaluations" / f"{protocol.digest}.json"
+        return self.folder / f"evaluations/{protocol.digest}.json"
 
     def missing(self, protocol: Protocol) -> list[int]:
         """Return the NFEs at which a sample metric has no value under a protocol and has not failed."""
@@ -187,25 +196,17 @@ class Run:
         """Return the flow metrics that have no value under a protocol and have not failed."""
         return lacking.flow_missing(self.config.evaluate, self.evaluation(protocol))
 
-    def failed(self, protocol: Protocol) -> dict[str, NoValue]:
-        """Return {NFE as text, or flow metric: why it has no value under a protocol}, as far as the run needs it."""
-        return {} if self.evaluated(protocol) else lacking.failed(self.config.evaluate, self.evaluation(protocol))
-
     def settled(self, protocol: Protocol) -> bool:
         """Whether nothing is left to measure under a protocol: each metric at each NFE has a value or has failed."""
-        return self.evaluated(protocol) or lacking.settled(self.config.evaluate, self.evaluation(protocol))
+        return self.numbers(protocol).settled
 
     def ended(self, protocol: Protocol) -> bool:
         """Whether a protocol gets no further values: training gave up, or nothing is left to measure."""
         return self.gave_up is not None or self.settled(protocol)
 
     def evaluated(self, protocol: Protocol) -> bool:
-        """Whether every metric has a value at every NFE under a protocol. An unchanged file is read once a process."""
-        config = self.config.evaluate
-        path = self.evaluation_file(protocol)
-        if _COMPLETE.get(str(path)) == (signature(path), config):
-            return True
-        return lacking.complete(config, self.evaluation(protocol))
+        """Whether every metric has a value at every NFE under a protocol."""
+        return self.numbers(protocol).complete
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -277,7 +278,7 @@ class Run:
         if error := self.gave_up:
             return error
         places: dict[str, list[str]] = {}
-        failed = self.failed(protocol)
+        failed = self.numbers(protocol).failed
         for place, error in failed.items():
             places.setdefault(str(error), []).append(place)
         said = " ".join(

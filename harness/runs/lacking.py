@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from harness.core.errors import NoValue
@@ -9,7 +10,7 @@ from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import EvaluateConfig
 
 
-def without_value(config: EvaluateConfig, known: dict[str, Any]) -> list[int]:
+def without_value(config: EvaluateConfig, known: Mapping[str, Any]) -> list[int]:
     """Return the NFEs at which a sample metric has no value."""
     wanted = [metric.name for metric in config.sample_metrics]
 
@@ -20,28 +21,25 @@ def without_value(config: EvaluateConfig, known: dict[str, Any]) -> list[int]:
     return [nfe for nfe in config.nfe if lacks(nfe)]
 
 
-def missing(config: EvaluateConfig, known: dict[str, Any]) -> list[int]:
+def missing(config: EvaluateConfig, known: Mapping[str, Any]) -> list[int]:
     """Return the NFEs at which a sample metric has no value and has not failed."""
     return [nfe for nfe in without_value(config, known) if str(nfe) not in known["failures"]]
 
 
-def flow_missing(config: EvaluateConfig, known: dict[str, Any]) -> list[FlowMetric]:
+def flow_missing(config: EvaluateConfig, known: Mapping[str, Any]) -> list[FlowMetric]:
     """Return the flow metrics that have no value and have not failed."""
     flows = [metric for metric in config.flow_metrics if metric.name not in known["failures"]]
     return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
 
 
-def failed(config: EvaluateConfig, known: dict[str, Any]) -> dict[str, NoValue]:
+def failed(config: EvaluateConfig, known: Mapping[str, Any]) -> dict[str, NoValue]:
     """Return {NFE as text, or flow metric: why it has no value}, as far as the settings ask for it."""
+    if not known["failures"]:
+        return {}
     asked = {*map(str, without_value(config, known)), *(metric.name for metric in config.flow_metrics)}
     return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
 
 
-def complete(config: EvaluateConfig, known: dict[str, Any]) -> bool:
-    """Whether every metric has a value at every NFE."""
-    return settled(config, known) and not failed(config, known)
-
-
-def settled(config: EvaluateConfig, known: dict[str, Any]) -> bool:
+def settled(config: EvaluateConfig, known: Mapping[str, Any]) -> bool:
     """Whether nothing is left to measure: each metric at each NFE has a value or has failed."""
     return not missing(config, known) and not flow_missing(config, known)

@@ -133,11 +133,14 @@ def _way(protocol: Mapping[str, Any]) -> str:
     return protocol["solver"]["name"] + (f", guidance {scale:g}" if scale != 1 else "")
 
 
-def training_seconds(run: Run) -> float:
-    """Return the seconds of the steps in metrics.jsonl, without looks and checkpoints; NaN if there are no steps."""
+def training_seconds(run: Run, lines: Sequence[Mapping[str, Any]] | None = None) -> float:
+    """Return the seconds of the steps in metrics.jsonl, without looks and checkpoints; NaN if there are no steps.
+
+    `lines` are those of the file, if it is read already.
+    """
     spent = 0.0
     last = 0
-    for line in run.metrics():
+    for line in run.metrics() if lines is None else lines:
         if "samples_per_second" in line:
             spent += (line["step"] - last) * run.config.train.batch_size / line["samples_per_second"]
             last = line["step"]

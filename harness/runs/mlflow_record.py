@@ -68,8 +68,7 @@ def marks(run: Run, protocol: Protocol) -> list[int | None]:
         "pruned.json",
         "samples",
     )
-    paths = [*(run.folder / name for name in files), run.evaluation_file(protocol)]
-    return [*map(signature, paths)]
+    return [*(signature(f"{run.folder}/{name}") for name in files), signature(run.evaluation_file(protocol))]
 
 
 class Record:

@@ -51,9 +51,8 @@ def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
 
 def points(config: RunConfig) -> dict[str, tuple[int, ...]]:
     """Return {metric: NFEs at which a configuration measures it}."""
-    wanted = config.evaluate
-    at = {metric.name: (metric.nfe,) for metric in wanted.flow_metrics}
-    return {metric.name: at.get(metric.name, wanted.nfe) for metric in wanted.metrics}
+    places = config.evaluate.places
+    return {name: tuple(nfe for metric, nfe in places if metric == name) for name, _ in places}
 
 
 def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -218,9 +218,16 @@ class Plan(SharedPlan):
         """Whether the primary metric measures this arm at the primary NFE."""
         return self.nfe in points(self.arms[arm]).get(self.metric, ())
 
-    def up_to(self, seeds: int) -> Plan:
+    def up_to(self, seeds: int) -> Self:
         """Return the plan with seeds 0 to `seeds` - 1 and every arm open."""
-        return dataclasses.replace(self, seeds=tuple(range(seeds)), closed={})
+        return self.so_far(range(seeds), {})
+
+    def so_far(self, seeds: Iterable[int], closed: Mapping[str, int]) -> Self:
+        """Return the plan with these seeds and these closed arms. It shares the runs, whose names stay the same."""
+        own = dataclasses.replace(self, seeds=tuple(seeds), closed=closed)
+        shared = ("_trainings", "_protocols", "_runs")
+        vars(own).update({name: getattr(self, name) for name in shared})
+        return own
 
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         """Return the seeds of an arm so far."""
@@ -259,13 +266,20 @@ class Plan(SharedPlan):
         """{arm: its protocol} of the arms that were asked for."""
         return {}
 
+    @functools.cached_property
+    def _runs(self) -> dict[tuple[str, int], Run]:
+        """{(arm, seed): its run} of the trials that were asked for: a report of many seeds asks again and again."""
+        return {}
+
     def config(self, arm: str, seed: int) -> RunConfig:
         """Return the configuration of a trial."""
         return self.arms[arm].seeded(seed)
 
     def run(self, arm: str, seed: int) -> Run:
         """Return the run directory of a trial."""
-        return Run.of(self.config(arm, seed), self._trainings[arm])
+        if (arm, seed) not in self._runs:
+            self._runs[arm, seed] = Run.of(self.config(arm, seed), self._trainings[arm])
+        return self._runs[arm, seed]
 
     def protocol(self, arm: str) -> Protocol:
         """Return the evaluation protocol of an arm."""

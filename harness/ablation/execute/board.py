@@ -7,6 +7,7 @@ FAIL and enqueues it again; its run then continues from its checkpoint.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from abc import abstractmethod
 from datetime import datetime
@@ -37,33 +38,44 @@ class Board(Trials):
     """Trials in a journal; a subclass defines which trials there are and how to run one."""
 
     def __init__(self, plan: SharedPlan, pruner: BasePruner | None = None, minimized: int = 0, store: str = ""):
-        """Open or create the journal; `minimized` is the number of further values of a trial, where lower is better.
+        """`minimized` is the number of further values of a trial, where lower is better.
 
-        With a `store`, the address of a database, the trials are there instead. `UserError` if the folder, the journal
-        or the database cannot be used.
+        With a `store`, the address of a database, the trials are there instead. `UserError` if the folder cannot be
+        used.
         """
         self.plan = plan
         self.folder = plan.folder
+        self.pruner = pruner
+        self.minimized = minimized
+        self.store = store
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{error.filename}: is not a folder, but a study needs one there. Move it away.") from error
-        metric: Any = find("metric", plan.metric)
-        directions: Any = ["minimize" if metric.lower_is_better else "maximize", *["minimize"] * minimized]
-        place = redacted(store) if store else str(self.folder / "journal.log")
+
+    @functools.cached_property
+    def study(self) -> optuna.Study:
+        """Optuna's study, opened or created when it is first needed: a plan that has ended needs none.
+
+        `UserError` if the journal or the database cannot be used.
+        """
+        metric: Any = find("metric", self.plan.metric)
+        directions: Any = ["minimize" if metric.lower_is_better else "maximize", *["minimize"] * self.minimized]
+        place = redacted(self.store) if self.store else str(self.folder / "journal.log")
         try:
-            storage = _remote(store) if store else journal_of(self.folder / "journal.log")
-            name = f"{plan.name}-{plan.digest}{place_of(self.folder) if store else ''}"
-            self.study = optuna.create_study(
-                storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
+            storage = _remote(self.store) if self.store else journal_of(self.folder / "journal.log")
+            name = f"{self.plan.name}-{self.plan.digest}{place_of(self.folder) if self.store else ''}"
+            study = optuna.create_study(
+                storage=storage, study_name=name, directions=directions, pruner=self.pruner, load_if_exists=True
             )  # fmt: skip
-            for trial in self.trials():
+            for trial in study.get_trials(deepcopy=False):
                 shaped(self._told(trial), self.TOLD)
+            return study
         except Exception as error:  # Optuna may raise anything on a damaged journal
             if isinstance(error, (MemoryError, Stopped, UserError)):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
-            advice = "Start the database, or correct --store" if store else "Remove it"
+            advice = "Start the database, or correct --store" if self.store else "Remove it"
             raise UserError(
                 f"{place}: Optuna cannot use it ({reason}). {advice}: finished runs are kept and found again."
             ) from error

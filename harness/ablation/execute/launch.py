@@ -43,7 +43,8 @@ def launch(
     with locked(plan.folder / "lock", wait=False) as ours:
         if not ours:
             raise UserError(f"{plan.name}: another process runs it now. Wait for it, or stop it.")
-        trials.begin()
+        if trials.unended(trials.numbers):
+            trials.begin()
         launcher = _launcher(trials, plan.write(), placement, console, stop)
         work = Work(trials, launcher, console)
         if isinstance(placement, Remote) and placement.detach and work.open:

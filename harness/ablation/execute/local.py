@@ -34,8 +34,8 @@ class Local(Launcher, name=LOCAL):
     LOOK_EVERY_S = 0.2
 
     def __init__(self, board: Board, plan: Path, placement: Placement, console: Console, stop: Stop):
-        board.refill()
-        if not board.finished():
+        if board.unended(board.numbers):
+            board.refill()
             forks.prepare()
         self.board = board
         self.plan = plan

@@ -138,7 +138,9 @@ def opened(plan: SearchPlan, store: str) -> Slots:
     """Return the trials of a search, once the database answers; raises `Stopped`."""
     while True:
         try:
-            return Slots(plan, store)
+            board = Slots(plan, store)
+            board.trials()
+            return board
         except UserError as error:
             away = isinstance(error.__cause__, (StorageInternalError, OperationalError))
             if not away or REFUSED.search(str(error)):

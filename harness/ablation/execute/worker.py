@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -23,7 +21,6 @@ from harness.core.errors import NoValue, Stopped
 from harness.core.reading import Damaged, short
 from harness.core.registry import load_plugins
 from harness.core.signals import Stop
-from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 
 
@@ -48,11 +45,6 @@ class PlanBoard(PlanTrials, Board):
         PlanTrials.__init__(self, plan)
         Board.__init__(self, plan)
 
-    def unended(self, among: Collection[int]) -> set[int]:
-        """Return the trials that the journal does not know as ended, although another study may have run them."""
-        ended = {_key(trial) for trial in self.settled()}
-        return {i for i in among if self.keys[i] not in ended}
-
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
         arm = trial.user_attrs.get("arm", "missing")
         if arm not in self.plan.arms:
@@ -72,7 +64,7 @@ class PlanBoard(PlanTrials, Board):
         return title_of(*_key(trial))
 
     def run_of(self, trial: FrozenTrial) -> Run:
-        return self._named(*_key(trial))[0]
+        return self.plan.run(*_key(trial))
 
     def settled(self) -> list[FrozenTrial]:
         ended = self.trials(TrialState.COMPLETE, TrialState.FAIL)
@@ -81,14 +73,10 @@ class PlanBoard(PlanTrials, Board):
 
     def _stands(self, trial: FrozenTrial) -> bool:
         """Whether the run directory, which decides, agrees with the journal."""
-        run, protocol = self._named(*_key(trial))
+        run, protocol = self.plan.run(*_key(trial)), self.plan.protocol(_key(trial)[0])
         if trial.state == TrialState.COMPLETE:
             return run.evaluated(protocol)
         return run.ended(protocol) and run.failure(protocol) is not None
-
-    @functools.cache  # noqa: B019  # a board lives as long as its process
-    def _named(self, arm: str, seed: int) -> tuple[Run, Protocol]:
-        return self.plan.run(arm, seed), self.plan.protocol(arm)
 
     def tell(self, trial: optuna.Trial, run: Run) -> None:
         """Report a finished trial and its primary metric, at the primary NFE or else at the largest measured NFE."""

@@ -11,7 +11,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.report.excess import Excess
 from harness.ablation.report.interactions import Interactions
 from harness.ablation.report.readouts import Readout
-from harness.ablation.report.spent import Seconds
+from harness.ablation.report.records import Seconds
 from harness.ablation.report.summary import Summary
 from harness.evaluation.floor import Floor
 
@@ -58,5 +58,7 @@ class Report:
     """{arm: its excess of the primary metric over the floor}"""
     sampling: dict[tuple[str, int], float] = field(default_factory=dict)
     """{(arm, NFE): seconds of sampling per sample}"""
+    losses: dict[str, dict[str, float]] = field(default_factory=dict)
+    """{arm: {bin of log SNR: mean loss at the end of training}}"""
     interactions: Interactions | None = None
     """Interactions of the axes; None for a study without axes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
@@ -15,9 +14,9 @@ from harness.core.progress import duration
 
 def decided(plan: Plan) -> Plan:
     """Return the plan with those arms closed that the runs on disk decide."""
-    closed = verdicts.settle(plan, outcomes.collect(plan)).closed(plan)
-    now = dataclasses.replace(plan, closed=closed)
-    return dataclasses.replace(now, seeds=plan.seeds[: max(closed.values())]) if now.is_decided else now
+    closed = verdicts.settle(plan, outcomes.collect(plan, only_primary=True)).closed(plan)
+    now = plan.so_far(plan.seeds, closed)
+    return now.so_far(plan.seeds[: max(closed.values())], closed) if now.is_decided else now
 
 
 def as_it_is(plan: Plan) -> Plan:
@@ -37,20 +36,20 @@ def through(plan: Plan, seeds: int, at: Callable[[Plan], Plan] = as_it_is) -> It
         now = decided(at(plan.up_to(n)))
         if n == seeds or now.is_decided or now.unfinished():
             yield now
-            if decided(at(now)).is_decided:
+            if n < seeds and decided(at(now)).is_decided:
                 return
 
 
 def reached(plan: Plan) -> Plan:
     """Return the plan at its last complete look; at its first look where none is complete."""
     complete = decided(plan.up_to(plan.looks.seeds[0]))
-    for n in plan.looks.seeds:
+    left = complete.unfinished()
+    for n in plan.looks.seeds[1:]:
+        if left or complete.is_decided:
+            break
         now = decided(plan.up_to(n))
-        if now.unfinished():
-            break
-        complete = now
-        if now.is_decided:
-            break
+        left = now.unfinished()
+        complete = complete if left else now
     return complete
 
 
@@ -87,7 +86,7 @@ def next_look(plan: Plan, workers: int) -> str:
         return f"Every {plan.kind} is decided."
     if not further:
         return "This was the last look."
-    following = dataclasses.replace(now, seeds=tuple(range(further[0])))
+    following = now.so_far(range(further[0]), now.closed)
     seconds = seconds_for(following, workers)
     time = "" if math.isnan(seconds) else f", about {duration(seconds)}"
     trials = len(following.unfinished())

@@ -10,7 +10,7 @@ from harness.ablation.design.preregistration import unplanned
 from harness.ablation.report import excess, looks, matching, numbers, tuned, verdicts
 from harness.ablation.report.findings import REFERENCES, Report
 from harness.ablation.report.grid import capitalised, titled
-from harness.ablation.report.spent import Costs
+from harness.ablation.report.records import Records
 from harness.ablation.report.statistics import SKEWED
 from harness.ablation.report.summary import Summary
 from harness.core.errors import listed
@@ -22,7 +22,7 @@ SAMPLING = ("solver", "time_grid", "guidance", "network")
 """Fields of a protocol that may be the question of a study whose arms share one training."""
 
 
-def notes(plan: Plan, summary: Summary, took: Costs) -> list[str]:
+def notes(plan: Plan, summary: Summary, told: Records) -> list[str]:
     """Return the sentences that a reader needs to trust a table."""
     baseline = plan.arms[plan.baseline]
     return [
@@ -37,8 +37,8 @@ def notes(plan: Plan, summary: Summary, took: Costs) -> list[str]:
         *_about_protocols(plan),
         *numbers.notes(plan),
         *filter(None, [short_of_samples(baseline.evaluate, load(baseline.dataset))]),
-        *([f"Trials come from {len(took.commits)} commits: {', '.join(took.commits)}."] if took.commits[1:] else []),
-        *_about_hardware(took.hardware),
+        *([f"Trials come from {len(told.commits)} commits: {', '.join(told.commits)}."] if told.commits[1:] else []),
+        *_about_hardware(told.hardware),
     ]
 
 

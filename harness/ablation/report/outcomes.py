@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from harness.ablation.design.configured import points
 from harness.ablation.design.plan import Plan
 from harness.core.errors import Diverged, NoValue
-from harness.core.files import signature
-from harness.evaluation.protocol import Protocol
-from harness.runs import lacking
-from harness.runs.config import RunConfig
-from harness.runs.contents import value_of
-from harness.runs.folder import Run
 
 MEASURED, DIVERGED, FAILED, UNFINISHED, UNASKED = "measured", "diverged", "failed", "unfinished", "unasked"
 """States of a metric of a trial at an NFE:
@@ -30,12 +22,6 @@ MEASURED, DIVERGED, FAILED, UNFINISHED, UNASKED = "measured", "diverged", "faile
 - unfinished: it has no value yet; a trial that was killed or ran out of memory is run again
 - unasked: the arm is not measured there
 """
-
-
-Wanted = tuple[tuple[str, int, bool], ...]
-"""(metric, NFE, whether the arm is measured there)"""
-_KEPT: dict[str, tuple[tuple[int | None, Wanted], _Figures]] = {}
-"""{file of an evaluation: its signature, and its numbers}"""
 
 
 class Cell(NamedTuple):
@@ -72,7 +58,7 @@ class Seeds:
         """Build from an arm's cells at one metric and NFE, indexed by seed; only these seeds count."""
         if cells is None:
             return cls(len(seeds), 0, 0, 0, False)
-        counts = Counter(cells.state[cells.index.isin(seeds)])
+        counts = Counter(cells.state[cells.index.isin(seeds)].to_numpy(object))
         measured, diverged, failed, unasked = (counts[state] for state in (MEASURED, DIVERGED, FAILED, UNASKED))
         return cls(len(seeds), measured, diverged, failed, not unasked)
 
@@ -89,56 +75,30 @@ class Seeds:
         return said.replace(" ", f" of {self.number} ", 1)
 
 
-def collect(plan: Plan) -> pd.DataFrame:
-    """Return the cells of all trials, one row each (`Cell`).
+def collect(plan: Plan, only_primary: bool = False) -> pd.DataFrame:
+    """Return the cells of all trials, one row each (`Cell`), or those at the primary metric and NFE.
 
     Every arm has a cell at the primary metric and NFE, whether it is asked there or not.
     """
     cells = list[Cell]()
-    wanted = {arm: tuple(_wanted(plan, config)) for arm, config in plan.arms.items()}
+    primary = (plan.metric, plan.nfe)
     of_flow = {metric.name for config in plan.arms.values() for metric in config.evaluate.flow_metrics}
+    places = {arm: config.evaluate.places for arm, config in plan.arms.items()}
     for arm, seed in plan.trials():
         run = plan.run(arm, seed)
         gave_up = run.gave_up
-        found = _figures(run, plan.protocol(arm), wanted[arm])
-        for (metric, nfe, asked), value, calls in zip(wanted[arm], found.values, found.calls, strict=True):
+        found = run.numbers(plan.protocol(arm))
+        known = [*zip(places[arm], found.values, found.calls, strict=True)]
+        if primary not in places[arm]:
+            known.append((primary, None, plan.nfe))
+        for (metric, nfe), value, calls in known:
+            if only_primary and (metric, nfe) != primary:
+                continue
             error = gave_up or found.failed.get(metric if metric in of_flow else str(nfe))
-            state = _state(asked, value, gave_up, error)
+            state = _state((metric, nfe) in places[arm], value, gave_up, error)
             kept = float("nan") if value is None or state != MEASURED else value
             cells.append(Cell(arm, seed, metric, nfe, kept, calls, state))
     return pd.DataFrame(cells, columns=Cell._fields)
-
-
-class _Figures(NamedTuple):
-    """The numbers of an evaluation, in the order of `_wanted`."""
-
-    values: Sequence[float | None]
-    calls: Sequence[float]
-    failed: Mapping[str, NoValue]
-
-
-def _figures(run: Run, protocol: Protocol, wanted: Wanted) -> _Figures:
-    """Return the numbers of a run; an unchanged file that has all of them is read once a process."""
-    path = run.evaluation_file(protocol)
-    now = (signature(path), wanted)
-    if (kept := _KEPT.get(str(path))) and kept[0] == now:
-        return kept[1]
-    known = run.evaluation(protocol)
-    values = [value_of(known, metric, nfe) for metric, nfe, _ in wanted]
-    calls = [known["calls"].get(str(nfe), {}).get("mean", nfe) for _, nfe, _ in wanted]
-    whole = array("d", [value for value in values if value is not None])
-    if known["failures"] or len(whole) < len(values):
-        return _Figures(values, calls, lacking.failed(run.config.evaluate, known))
-    _KEPT[str(path)] = now, _Figures(whole, tuple(calls), {})
-    return _KEPT[str(path)][1]
-
-
-def _wanted(plan: Plan, config: RunConfig) -> Iterator[tuple[str, int, bool]]:
-    """Yield (metric, NFE, whether the arm is measured there)."""
-    wanted = points(config)
-    yield from ((metric, nfe, True) for metric, nfes in wanted.items() for nfe in nfes)
-    if plan.nfe not in wanted.get(plan.metric, ()):
-        yield plan.metric, plan.nfe, False
 
 
 def _state(asked: bool, value: float | None, gave_up: NoValue | None, error: NoValue | None) -> str:

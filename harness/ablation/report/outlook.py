@@ -136,7 +136,7 @@ class Effects:
     @classmethod
     def of(cls, plan: Plan) -> Effects:
         """Read the sds from the runs on disk."""
-        standings = verdicts.settle(plan, collect(plan)).standings
+        standings = verdicts.settle(plan, collect(plan, only_primary=True)).standings
         found = {arm: standing.comparison for arm, standing in standings.items()}
         return cls(plan, {arm: found[arm].sd for arm in plan.tested if found[arm].n >= MIN_SEEDS and found[arm].sd > 0})
 

@@ -83,7 +83,7 @@ def rendered(report: Report, command: str, path: Path) -> str:
     """Return the page as text; `path` is named where a figure cannot be drawn."""
     plan = report.plan
     explained = {arm: Explained.of(config) for arm, config in plan.arms.items()}
-    drawn = page_figures.drawn(report, explained, page_figures.losses_of(plan))
+    drawn = page_figures.drawn(report, explained)
     return template("page.html.j2").render(
         plan=plan,
         answers=_answers(report),

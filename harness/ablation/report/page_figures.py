@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,14 +31,9 @@ STYLE: Any = {"font.size": 9, "grid.color": "black", "grid.linewidth": 0.5}
 """Settings of Matplotlib: black becomes the page's colour of text."""
 FAR = 2.0
 """A reference this many times below all means, or above, has no line."""
-LAST = 0.1
-"""Share of the training steps, at its end, over which losses are averaged."""
-
-Losses = Mapping[str, Mapping[str, float]]
-"""{arm: {bin of log SNR: mean loss}}"""
 
 
-def drawn(report: Report, explained: Mapping[str, Explained], losses: Losses) -> dict[str, Callable[[], Figure]]:
+def drawn(report: Report, explained: Mapping[str, Explained]) -> dict[str, Callable[[], Figure]]:
     """Return {name of a figure: the function that draws it}."""
     plan = report.plan
     out: dict[str, Callable[[], Figure]] = {
@@ -48,8 +42,8 @@ def drawn(report: Report, explained: Mapping[str, Explained], losses: Losses) ->
         "seeds": lambda: _seeds(report),
         "weights": lambda: _weights(plan, explained),
     }
-    if losses:
-        out["losses"] = lambda: _losses(plan, losses)
+    if report.losses:
+        out["losses"] = lambda: _losses(plan, report.losses)
     if (found := report.interactions) and found.groups:
         out["interactions"] = lambda: interaction_plots.draw(plan, found)
     return {name: _styled(draw) for name, draw in out.items()}
@@ -75,30 +69,6 @@ def swatch(plan: Plan, name: str) -> str:
     path = marker.get_path().transformed(marker.get_transform())
     outlines = [7 * np.asarray(outline, float) for outline in path.to_polygons(closed_only=False)]
     return " ".join("M" + "L".join(f"{x:.2f} {-y:.2f}" for x, y in outline) + "Z" for outline in outlines)
-
-
-def losses_of(plan: Plan) -> Losses:
-    """Return the loss by bin of log SNR in the last `LAST` of training, mean over each arm's finished runs.
-
-    Arms without records are left out.
-    """
-    out = {}
-    for arm in plan.arms:
-        found: dict[str, list[float]] = {}
-        for seed in plan.seeds_of(arm):
-            run = plan.run(arm, seed)
-            steps = run.config.train.steps
-            lines = run.metrics()
-            if not lines or lines[-1]["step"] < steps:
-                continue
-            for line in lines:
-                for name in BINS:
-                    value = line.get(f"loss_by_log_snr/{name}", math.nan)
-                    if line["step"] > (1 - LAST) * steps and math.isfinite(value):
-                        found.setdefault(name, []).append(value)
-        if found:
-            out[arm] = {name: float(np.mean(found[name])) for name in BINS if name in found}
-    return out
 
 
 def _new(high: float = HIGH, wide: float = WIDE) -> tuple[Figure, Axes]:
@@ -169,7 +139,7 @@ def _weights(plan: Plan, explained: Mapping[str, Explained]) -> Figure:
     return figure
 
 
-def _losses(plan: Plan, losses: Losses) -> Figure:
+def _losses(plan: Plan, losses: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw the loss by bin of log SNR, without a legend."""
     figure, axes = _new()
     for arm, own in losses.items():

@@ -1,4 +1,4 @@
-"""Seconds and bytes of each arm's finished trials, and estimates for the remaining trials."""
+"""Seconds and bytes of the parts of a plan's finished trials, and estimates for the remaining trials."""
 
 from __future__ import annotations
 
@@ -7,77 +7,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from harness.ablation.design.plan import Plan
-from harness.runs import lacking
 from harness.runs.config import RunConfig
 from harness.runs.estimate import Spent
 from harness.runs.folder import Run
 from harness.runs.identity import training_digest
 from harness.runs.lineage import training_seconds
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Means over an arm's trials so far."""
-
-    trials: int
-    """Number of trials that have ended."""
-    training: float
-    """Seconds, mean over the trials; NaN where none has trained."""
-    evaluation: float
-    """Seconds under the arm's protocol, mean over the trials."""
-
-    def plain(self) -> dict[str, float | None]:
-        """Return the JSON form, with null for unknown numbers."""
-        return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
-
-
-class Costs(NamedTuple):
-    """What the trials of a plan took, and the code that made them."""
-
-    spent: dict[str, Seconds]
-    """{arm: its seconds} of the arms with at least one ended trial."""
-    sampling: dict[tuple[str, int], float]
-    """{(arm, NFE): seconds of sampling per sample}, mean over seeds, where they are known."""
-    commits: list[str]
-    hardware: dict[int, set[str]]
-    """{seed: types of hardware on which its arms were trained}"""
-
-
-def costs(plan: Plan) -> Costs:
-    """Return the costs of the trials so far; each file is read once."""
-    spent = {}
-    sampling: dict[tuple[str, int], list[float]] = {}
-    commits = set[str]()
-    hardware: dict[int, set[str]] = {}
-    for arm, config in plan.arms.items():
-        protocol = plan.protocol(arm)
-        training, evaluation = list[float](), list[float]()
-        for run in (plan.run(arm, seed) for seed in plan.seeds_of(arm)):
-            known = run.evaluation(protocol)
-            environment = run.environment
-            commits |= {*known["commits"], *environment.get("commits", [])}
-            if kind := type_of(environment):
-                hardware.setdefault(run.config.seed, set()).add(kind)
-            for nfe, taken in known["sampling_seconds"].items():
-                sampling.setdefault((arm, int(nfe)), []).append(taken / config.evaluate.samples_at(int(nfe)))
-            if run.gave_up is not None or lacking.settled(config.evaluate, known):
-                training.append(training_seconds(run))
-                evaluation.append(sum(known["seconds"].values()))
-        if evaluation:
-            trained = [seconds for seconds in training if not math.isnan(seconds)]
-            mean = statistics.fmean(trained) if trained else math.nan
-            spent[arm] = Seconds(len(evaluation), mean, statistics.fmean(evaluation))
-    return Costs(spent, {key: statistics.fmean(each) for key, each in sampling.items()}, sorted(commits), hardware)
-
-
-def type_of(environment: Mapping[str, Any]) -> str:
-    """Return the GPU or the processor that trained a run; empty if it is not known."""
-    machine = environment.get("machine", {})
-    on_gpu = environment.get("resolved", {}).get("device") == "cuda"
-    return str(machine.get("accelerator" if on_gpu else "processor", ""))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from harness.ablation.report.findings import Report
 from harness.ablation.report.interactions import interactions
 from harness.ablation.report.notes import notes, remarks
 from harness.ablation.report.origin import made_by, provenance
-from harness.ablation.report.spent import costs
+from harness.ablation.report.records import records
 from harness.ablation.report.summary import summarise
 from harness.ablation.report.verdicts import NOT_COMPARED, Verdict, in_all
 from harness.core.drawing import png, spared, write_picture
@@ -52,28 +52,29 @@ def report(
     `references` and `at_primary` are the scores of real samples and noise (`Report`), `floor` is the primary metric's.
     """
     cells = outcomes.collect(plan)
-    took = costs(plan)
+    told = records(plan)
     summary = summarise(plan, cells)
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     unstable = {*cells[(cells.metric == plan.metric) & (cells.state == outcomes.DIVERGED)].arm}
-    read = readouts.read(numbers.alike(plan, cells), plan.metric, plan.bases, lower, took.sampling, unstable)
+    read = readouts.read(numbers.alike(plan, cells), plan.metric, plan.bases, lower, told.sampling, unstable)
     compared = {arm for arm, found in summary.settled.verdicts.items() if found.word != NOT_COMPARED}
     above = excess.excesses(plan, cells, floor, compared) if floor else {}
     mixed = interactions(plan, cells)
-    said = [*notes(plan, summary, took), *(mixed.notes if mixed else [])]
+    said = [*notes(plan, summary, told), *(mixed.notes if mixed else [])]
     return Report(
         plan,
         cells,
         summary,
         references,
         said,
-        took.commits,
+        told.commits,
         read,
-        took.spent,
+        told.spent,
         at_primary or {},
         floor,
         above,
-        took.sampling,
+        told.sampling,
+        told.losses,
         mixed,
     )
 
@@ -136,10 +137,11 @@ def by_seed(report: Report) -> pd.DataFrame:
     """Return the cells with the number of samples, and the settings in which each arm differs from the baseline."""
     plan = report.plan
     cells = report.cells
-    places = cells[["arm", "metric", "nfe"]].itertuples(index=False)
-    samples = [numbers.judged(plan, [arm], metric, nfe) for arm, metric, nfe in places]
+    places = [*zip(*(cells[name].to_numpy(object) for name in ("arm", "metric", "nfe")), strict=True)]
+    judged = {(arm, metric, nfe): numbers.judged(plan, [arm], metric, nfe) for arm, metric, nfe in {*places}}
+    samples = pd.array([judged[place] for place in places], dtype="Int64")
     settings = {arm: json.dumps(own) for arm, own in arm_settings.differing(plan).items()}
-    return cells.assign(samples=pd.array(samples, dtype="Int64"), settings=cells.arm.map(settings))
+    return cells.assign(samples=samples, settings=cells.arm.map(settings))
 
 
 def _markdown(report: Report, command: str, pictures: Sequence[str]) -> str:

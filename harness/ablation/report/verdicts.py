@@ -163,7 +163,8 @@ class _Compared:
         """Return the comparison at a look, at the level of the contrast or of its family (`together`)."""
         seeds = self.seeds(look)
         level = self.plan.looks.level(max(look, 1), self.sharers[together])
-        number = [seed for seed in seeds if all(seed in self.plan.seeds_of(arm) for arm in self.contrast.arms)]
+        asked = set.intersection(*({*self.plan.seeds_of(arm)} for arm in self.contrast.arms))
+        number = [seed for seed in seeds if seed in asked]
         comparison = statistics.compare(*paired(self.own, self.base, seeds), level)
         return Standing(Seeds.among(self.own, number), comparison, look)
 
