@@ -248,9 +248,9 @@ def test_the_loss_by_noise_level_is_the_mean_at_the_end_of_finished_runs(three: 
     with Lines(plan.run("b", 0).folder / "metrics.jsonl") as lines:
         lines.add({"step": steps - 1, "time": 0.0, f"loss_by_log_snr/{first}": 5.0})
     last = [2.0, 4.0] if steps - 1 <= 0.9 * steps else [1.0, 2.0, 3.0, 4.0]
-    losses = records(plan).losses
-    assert losses == {"a": {first: pytest.approx(np.mean(last))}}
-    assert "Loss by log SNR at the end of training" in rendered(dataclasses.replace(three, losses=losses))
+    by_arm = records(plan).losses
+    assert by_arm == {"a": {first: pytest.approx(np.mean(last))}}
+    assert "Loss by log SNR at the end of training" in rendered(dataclasses.replace(three, losses=by_arm))
 
 
 def test_a_round_of_reflow_shows_its_lineage(tiny: RunConfig, score: Any) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.ablation.design.plan import same_training
 from harness.ablation.design.study import load_scale
 from harness.cli import main
 from harness.core import registry
@@ -23,6 +22,7 @@ from harness.runs.contents import EVALUATED
 from harness.runs.folder import Run
 from harness.runs.identity import NUMERICS_VERSION, facts_of, leaving_the_name, training_digest
 from harness.runs.sample import restore
+from harness.runs.stored import same_training
 from harness.runs.train import make_pairs, train
 
 Edit = dict[str, Any]

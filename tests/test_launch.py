@@ -159,8 +159,8 @@ def test_others_join_the_crew_in_the_places_of_killed_ones(plan: Plan, tmp_path:
 
 def follow(plan: Plan, crew: list[Worker], deaths: Any) -> None:
     """Look at the workers until all have ended."""
-    finished: Any = SimpleNamespace(finished=lambda: True, numbers=(), unended=lambda among: {*among})
-    launcher = Local(finished, plan.folder / Plan.FILE, Placement(1, 1), Console(file=io.StringIO()), lambda: False)
+    finished: Any = SimpleNamespace(finished=lambda: True)
+    launcher = Local(finished, (), plan.folder / Plan.FILE, Placement(1, 1), Console(file=io.StringIO()), lambda: False)
     launcher.crew = crew
     launcher._at_work = [*crew]
     launcher._submitted = {0}

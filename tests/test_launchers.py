@@ -76,8 +76,9 @@ def planned(tiny: RunConfig, arms: Mapping[str, Any] | None = None, seeds: int =
 @pytest.fixture
 def work(tiny: RunConfig) -> launch.Work:
     plan = planned(tiny)
+    trials = Listed(plan)
     launcher = Recorded(plan.write(), plan.name)
-    return launch.Work(Listed(plan), launcher, Console(file=io.StringIO(), width=200))
+    return launch.Work(trials, trials.unended(trials.numbers), launcher, Console(file=io.StringIO(), width=200))
 
 
 def ended(work: launch.Work, *numbers: int) -> None:

@@ -149,13 +149,13 @@ class Run:
 
     def numbers(self, protocol: Protocol) -> Numbers:
         """Return the numbers under a protocol. A complete file that stays unchanged is read once a process."""
-        path = self.evaluation_file(protocol)
-        now = (signature(path), self.config.evaluate)
-        if (kept := _COMPLETE.get(str(path))) and kept[0] == now:
+        place = f"{self.folder}/evaluations/{protocol.digest}.json"
+        now = (signature(place), self.config.evaluate)
+        if (kept := _COMPLETE.get(place)) and kept[0] == now:
             return kept[1]
         found = Numbers.of(self.config.evaluate, self.evaluation(protocol))
         if found.complete:
-            _COMPLETE[str(path)] = now, found
+            _COMPLETE[place] = now, found
         return found
 
     def write_evaluation(self, protocol: Protocol, known: dict[str, Any]) -> None:
@@ -170,7 +170,7 @@ class Run:
 
     def evaluation_file(self, protocol: Protocol) -> Path:
         """Return the path of the results under a protocol."""
-        return self.folder / f"evaluations/{protocol.digest}.json"
+        return self.folder / "evaluations" / f"{protocol.digest}.json"
 
     def missing(self, protocol: Protocol) -> list[int]:
         """Return the NFEs at which a sample metric has no value under a protocol and has not failed."""
@@ -270,7 +270,7 @@ class Run:
         """Why its training or an earlier flow's gave up, or why its pairs cannot be made; None otherwise."""
         if (parent := self.parent) and (error := parent.gave_up):
             return error.told(f"its teacher {parent.name}: {error}")
-        reason = read_json_if_there(self.folder / "diverged.json", Reason, TRAINED).get("reason")
+        reason = read_json_if_there(f"{self.folder}/diverged.json", Reason, TRAINED).get("reason")
         return (self.pairs.failed if parent else None) or (Diverged(reason) if reason else None)
 
     def failure(self, protocol: Protocol) -> NoValue | None:

@@ -123,3 +123,14 @@ def newest_value(run: Run) -> Elsewhere | None:
                 nfe = max(values, key=int)
                 return Elsewhere(metric, int(nfe), values[nfe], path.stem)
     return None
+
+
+def same_training(runs: Sequence[Run]) -> RunConfig:
+    """Return the configuration of runs that differ only in their seeds; `UserError` for other or moved runs."""
+    for run in runs:
+        if training_digest(run.config) != training_digest(runs[0].config):
+            raise UserError(
+                f"{run.name} and {runs[0].name} are different trainings. Take runs that differ only in their seeds."
+            )
+        run.require_home()
+    return runs[0].config

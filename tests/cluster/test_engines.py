@@ -160,7 +160,7 @@ class Many(Trials):
 
 Launcher.command = lambda self, number: [sys.executable, "-S", str(folder / "trivial.py"), str(self.plan), str(number)]
 launcher = find(name)(folder / "plan.json", folder.name, on, None)
-work = Work(Many(), launcher, Console())
+work = Work(Many(), range(200), launcher, Console())
 work.look()
 work.finish(lambda: False)
 work.require_all()

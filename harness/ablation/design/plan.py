@@ -297,14 +297,3 @@ class Plan(SharedPlan):
         found = {name: vars(own) if (own := getattr(self, name)) else None for name in parts}
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**own, "arms": arms, **found}
-
-
-def same_training(runs: Sequence[Run]) -> RunConfig:
-    """Return the configuration of runs that differ only in their seeds; `UserError` for other or moved runs."""
-    for run in runs:
-        if training_digest(run.config) != training_digest(runs[0].config):
-            raise UserError(
-                f"{run.name} and {runs[0].name} are different trainings. Take runs that differ only in their seeds."
-            )
-        run.require_home()
-    return runs[0].config

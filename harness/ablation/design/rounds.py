@@ -8,13 +8,14 @@ from typing import Any
 
 from harness.ablation.design.configured import measured
 from harness.ablation.design.looks import Looks
-from harness.ablation.design.plan import Plan, same_training
+from harness.ablation.design.plan import Plan
 from harness.core.config import override
 from harness.core.errors import ConfigError
 from harness.flow.sampling import Guidance
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.identity import training_digest
+from harness.runs.stored import same_training
 from harness.runs.students import ONE_STEP_ONLY, asks_for_guidance
 from harness.runs.validate import check, refuse_unreached
 

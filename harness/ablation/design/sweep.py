@@ -10,11 +10,12 @@ from typing import Any
 from harness.ablation.design.configured import nfe_of
 from harness.ablation.design.crossing import level_name
 from harness.ablation.design.looks import Looks
-from harness.ablation.design.plan import Plan, same_training
+from harness.ablation.design.plan import Plan
 from harness.core.config import Typed, override
 from harness.core.errors import ConfigError, UserError
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
+from harness.runs.stored import same_training
 from harness.runs.validate import check
 
 Axes = dict[str, list[Typed]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,10 +43,11 @@ def launch(
     with locked(plan.folder / "lock", wait=False) as ours:
         if not ours:
             raise UserError(f"{plan.name}: another process runs it now. Wait for it, or stop it.")
-        if trials.unended(trials.numbers):
+        unended = trials.unended(trials.numbers)
+        if unended:
             trials.begin()
-        launcher = _launcher(trials, plan.write(), placement, console, stop)
-        work = Work(trials, launcher, console)
+        launcher = _launcher(trials, unended, plan.write(), placement, console, stop)
+        work = Work(trials, unended, launcher, console)
         if isinstance(placement, Remote) and placement.detach and work.open:
             work.look()
             console.print(work.told(), soft_wrap=True)
@@ -67,15 +68,17 @@ def launch(
     return True
 
 
-def _launcher(trials: Trials, plan: Path, placement: Placement, console: Console, stop: Stop) -> Launcher:
-    """Return the launcher of a placement, for the plan in the file `plan`."""
+def _launcher(
+    trials: Trials, unended: Collection[int], plan: Path, placement: Placement, console: Console, stop: Stop
+) -> Launcher:
+    """Return the launcher of a placement, for the `unended` trials of the plan in the file `plan`."""
     if isinstance(placement, Remote):
         name = f"{trials.plan.name}-{trials.plan.digest}{place_of(trials.plan.folder)}"
         launcher = find(placement.launcher)(plan, name, placement.on, placement.jobs)
         launcher.processes = placement.processes
         return launcher
     assert isinstance(trials, Board)
-    return Local(trials, plan, placement, console, stop)
+    return Local(trials, unended, plan, placement, console, stop)
 
 
 @contextmanager
@@ -90,11 +93,11 @@ def _left(launcher: Launcher, stop: Stop) -> Iterator[None]:
 class Work:
     """The trials that have not ended, and their way through a launcher."""
 
-    def __init__(self, trials: Trials, launcher: Launcher, console: Console):
+    def __init__(self, trials: Trials, unended: Collection[int], launcher: Launcher, console: Console):
         self.trials = trials
         self.launcher = launcher
         self.console = console
-        self.open = trials.unended(trials.numbers)
+        self.open = {*unended}
         self.left_out: dict[int, str] = {}
         self._logs = Logs(launcher)
         self._tries = Counter[int]()

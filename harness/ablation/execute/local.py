@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -33,8 +33,10 @@ class Local(Launcher, name=LOCAL):
 
     LOOK_EVERY_S = 0.2
 
-    def __init__(self, board: Board, plan: Path, placement: Placement, console: Console, stop: Stop):
-        if board.unended(board.numbers):
+    def __init__(
+        self, board: Board, unended: Collection[int], plan: Path, placement: Placement, console: Console, stop: Stop
+    ):
+        if unended:
             board.refill()
             forks.prepare()
         self.board = board

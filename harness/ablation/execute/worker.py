@@ -73,7 +73,8 @@ class PlanBoard(PlanTrials, Board):
 
     def _stands(self, trial: FrozenTrial) -> bool:
         """Whether the run directory, which decides, agrees with the journal."""
-        run, protocol = self.plan.run(*_key(trial)), self.plan.protocol(_key(trial)[0])
+        run = self.run_of(trial)
+        protocol = self.plan.protocol(_key(trial)[0])
         if trial.state == TrialState.COMPLETE:
             return run.evaluated(protocol)
         return run.ended(protocol) and run.failure(protocol) is not None
