@@ -1,6 +1,7 @@
 # PYTHON_ARGCOMPLETE_OK
 """`python -m harness` does the same as `harness`."""
 
+import gc
 import os
 import sys
 
@@ -17,6 +18,7 @@ from harness.core.streams import steady, unannounce
 
 def run() -> NoReturn:
     """Run the installed command. No process that it starts imports from the working directory."""
+    gc.disable()  # until `pass_over`: while libraries are imported, hardly an object goes
     os.environ["PYTHONSAFEPATH"] = "1"
     output = steady()
     interruptible()

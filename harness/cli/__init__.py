@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from harness.ablation.design.folder import refuse_unknown_scale
 from harness.cli.arguments import read
 from harness.core.errors import guarded
+from harness.core.garbage import pass_over
 from harness.core.streams import announce
 
 
@@ -35,5 +36,7 @@ def _run(options: argparse.Namespace) -> int | None:
         from harness.core.registry import load_plugins
 
         load_plugins(options.plugin)
-    code: int | None = importlib.import_module(options.module).run(options)
+    command = importlib.import_module(options.module)
+    pass_over()
+    code: int | None = command.run(options)
     return code

@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 
 from harness.core.errors import Stopped, UserError, redacted
 from harness.core.files import locked, results_folder
+from harness.core.garbage import pass_over
 from harness.core.reading import say_once
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def connect(uri: str) -> MlflowClient:
         from mlflow import MlflowClient
 
         client = MlflowClient(for_mlflow(uri))
+        pass_over()
         client.search_experiments(max_results=1)
     return client
 
