@@ -61,7 +61,7 @@ def records(plan: Plan) -> Records:
             found = run.numbers(protocol)
             environment = run.environment
             lines = run.metrics()
-            add_late(late, lines, run.config.train.steps)
+            _add_late(late, lines, run.config.train.steps)
             commits |= {*found.commits, *environment.get("commits", [])}
             if kind := type_of(environment):
                 hardware.setdefault(run.config.seed, set()).add(kind)
@@ -80,7 +80,7 @@ def records(plan: Plan) -> Records:
     return Records(spent, means, sorted(commits), hardware, losses)
 
 
-def add_late(late: dict[str, list[float]], lines: Sequence[Mapping[str, Any]], steps: int) -> None:
+def _add_late(late: dict[str, list[float]], lines: Sequence[Mapping[str, Any]], steps: int) -> None:
     """Add a finished training's losses by bin of log SNR in its last `LAST` to those of other seeds."""
     if not lines or lines[-1]["step"] < steps:
         return
