@@ -299,6 +299,17 @@ def test_a_run_that_was_sent_whole_is_not_looked_up_again(
     assert again.run_id != sent.run_id
 
 
+def test_a_damaged_file_of_a_run_is_not_blamed_on_the_store(
+    mirror: Mirror, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.evaluation_file(protocol_of(run))
+    with Watch("toy", [Followed("a", run, protocol_of(run), {})], mirror, Console(width=500)):
+        path.write_text("{")
+    said = capsys.readouterr().out
+    assert f"{path}: cannot be read" in said
+    assert "MLflow does not accept" not in said
+
+
 def test_a_store_that_fails_during_the_work_does_not_stop_it(
     mirror: Mirror, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

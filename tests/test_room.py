@@ -22,7 +22,7 @@ from harness.components.backbones.base import Backbone, Network
 from harness.core import memory
 from harness.core.checkpoint import checkpoints
 from harness.core.config import override
-from harness.core.errors import UserError
+from harness.core.errors import ConfigError, UserError
 from harness.core.files import results_folder
 from harness.core.memory import free_bytes
 from harness.data.base import load
@@ -253,6 +253,7 @@ def test_workers_count(machine: Machine, tiny: RunConfig) -> None:
 def test_a_gpu_holds_the_training_and_the_machine_a_checkpoint(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     config = override(tiny, {"backbone.channels": 320, "train.device": "cuda"})
     resident = tensor(load(config.dataset).train).nbytes
     for gpu, main_memory, said in (
@@ -360,3 +361,13 @@ def test_a_folder_is_counted_at_its_resolution_before_a_picture_is_decoded(
         match=r"^dataset\.size: training needs [\d.]+ TB .* for a batch of 32 .* and 36 samples for comparison",
     ):
         require_room(config)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_trained(tiny: RunConfig) -> None:
+    asked = override(tiny, {"train.device": "cuda"})
+    assert Run.of(asked).name != Run.of(tiny).name  # a login node knows the names of a node's runs
+    for refused in (lambda: require_room(asked), lambda: train(Run.of(asked), print, lambda: False)):
+        with pytest.raises(ConfigError, match=r"^train\.device: torch finds no GPU on this machine\. Set "):
+            refused()
+    assert not (Run.of(asked).folder / "metrics.jsonl").exists()

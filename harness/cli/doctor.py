@@ -150,10 +150,10 @@ def _store() -> Iterator[Finding]:
         elif uri.startswith("http"):
             _require_answer(uri)
     except (UserError, OSError, sqlite3.Error) as error:
-        advice = "Runs are stored without MLflow too. Fix this, or set MLFLOW_TRACKING_URI."
-        yield Finding(
-            "MLflow", f"{redacted(os.environ.get('MLFLOW_TRACKING_URI', 'its SQLite file'))}: {error}", advice
-        )
+        locked = getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY"
+        advice = "Its records wait until then." if locked else "Fix this, or set MLFLOW_TRACKING_URI."
+        place = redacted(os.environ.get("MLFLOW_TRACKING_URI", "its SQLite file"))
+        yield Finding("MLflow", f"{place}: {error}", advice, not locked)
         return
     yield Finding("MLflow", redacted(uri))
 

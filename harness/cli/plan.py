@@ -92,7 +92,7 @@ def memory_needed(plan: Plan) -> str:
     """Return a sentence about the memory of the trial that needs the most."""
     needed = {arm: memory_of(config) for arm, config in plan.arms.items()}
     arm = max(needed, key=lambda arm: needed[arm])
-    free = size(free_bytes(plan.arms[arm].train.resolved_device()))
+    free = size(free_bytes(plan.arms[arm].train.usable_device()))
     return f"A trial of {arm} holds about {size(needed[arm])} of memory, the most; {free} are free."
 
 

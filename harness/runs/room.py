@@ -30,7 +30,7 @@ def require_room(config: RunConfig) -> None:
         if config.parent is not None:
             require_room(config.parent)
             Run.of(config).pairs.require_room()
-        device = config.train.resolved_device()
+        device = config.train.usable_device()
         if device == "cuda":
             require(_training(config), "training", device)
         require(_beside(config) if device == "cuda" else [*_training(config), *_beside(config)], "training")
@@ -40,7 +40,7 @@ def require_room(config: RunConfig) -> None:
 def require_judging_room(config: RunConfig) -> None:
     """Raise `ConfigError` if a run cannot be judged in the free memory."""
     data = load(config.dataset)
-    require(drawing_needs(config.evaluate, data), "sampling", config.train.resolved_device())
+    require(drawing_needs(config.evaluate, data), "sampling", config.train.usable_device())
     require(judging_needs(config.evaluate, data), "an evaluation")
 
 
@@ -81,7 +81,7 @@ def _lasting(needs: Sequence[Need]) -> float:
 def _training(config: RunConfig) -> list[Need]:
     """Return a training's needs on its device. If a single sample is too large, the path is the data's."""
     classes = load(config.dataset).num_classes if config.conditional else 0
-    free = free_bytes(config.train.resolved_device())
+    free = free_bytes(config.train.usable_device())
     needs = training_needs(
         config.train, config.backbone, config.learned().coupling, load(config.dataset), classes,
         ranks=int(os.environ.get("WORLD_SIZE", "1")), free=free,

@@ -37,7 +37,7 @@ def averaged(run: Run) -> Trained:
     """Return the network of a finished run with the weights that its `evaluate` names, not compiled."""
     config = run.config
     folder = run.folder / "checkpoints"
-    device = run.config.train.resolved_device()
+    device = run.config.train.usable_device()
     step, saved, damaged = read_checkpoint(folder, device)
     run.require_finished(step)
     place = next(path for path in checkpoints(folder) if path not in damaged)

@@ -79,7 +79,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
         if error := run.gave_up:
             raise error.told(f"{error} (Remove {run.folder} to train it again.)")
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
-        network = config.build(run.data).to(config.train.resolved_device())
+        network = config.build(run.data).to(config.train.usable_device())
         if run.parent and config.reflow.warm_start:
             network.load_state_dict(averaged(teacher_of(run)).network.state_dict())
         _fit(run, network, say, stop, ranks, look)

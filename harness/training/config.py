@@ -86,6 +86,14 @@ class TrainConfig(Config):
         """Return the device that this machine trains on: cpu or cuda."""
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
+    def usable_device(self) -> str:
+        """Return the device that this machine trains on; `ConfigError` if it is a GPU and there is none."""
+        device = self.resolved_device()
+        if device == "cuda" and not torch.cuda.is_available():
+            advice = "Set train.device=cpu, or see what `harness doctor` says about it."
+            raise ConfigError("train.device", f"torch finds no GPU on this machine. {advice}")
+        return device
+
     def resolved(self) -> dict[str, str]:
         """Return device, precision and compile mode, with the values that "auto" has on this machine."""
         on_gpu = self.resolved_device() == "cuda"
