@@ -101,7 +101,7 @@ def found(**changed: Any) -> Found:
         ({"seen_after": 9.0}, "replaced files", "seen after 9.0 s", False),
         ({"seen_after": None}, "replaced files", "not seen in 60 s", True),
         ({"linked": False}, "hard links", "Put the results folder on a file system with hard links", True),
-        ({"commit": "abc"}, "commit", "Let all nodes use the same checkout", True),
+        ({"commit": "abc"}, "code", "Let all nodes use the same checkout, or install the same version.", True),
         ({"packages": {"torch": "2.11"}}, "packages", "numpy 2.3 and missing; torch 2.14.1 and 2.11", True),
         ({"hardware": "H100"}, "hardware", "A100 and H100", False),
         ({"skew": -3.0}, "clock", "3.0 s from the file system's", False),

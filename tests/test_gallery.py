@@ -56,7 +56,7 @@ def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(
     assert main(["gallery", "digits", "--publish"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: digits: its run has not finished (looked in ")
-    assert said.endswith("). Run `make gallery SCALES=digits` first.\n")
+    assert said.endswith("). Run `harness gallery digits` first.\n")
     assert main(["gallery", "digits"]) == 0
     own = by_scale(results_folder() / "local")
     assert list(own) == ["digits"]

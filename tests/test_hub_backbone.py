@@ -97,7 +97,9 @@ def test_what_is_no_mapping_of_arguments_is_told(given: Any, message: str) -> No
 
 def test_a_lacking_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ConfigError, match=r"^the package diffusers cannot be imported .*: pip install -e '\.\[hub\]'$"):
+    with pytest.raises(
+        ConfigError, match=r"^the package diffusers cannot be imported .*: pip install 'flow-ablation\[hub\]'$"
+    ):
         hub("UNet2DModel", TINY_UNET | {"dropout": 0.25}).build((1, 8, 8))
 
 

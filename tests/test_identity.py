@@ -142,7 +142,7 @@ def test_a_run_of_other_numerics_names_the_commit(points: RunConfig) -> None:
     for version in (1, NUMERICS_VERSION + 1):
         folder = kept(points, numerics_version=version, data={"train": 1, "held_out": 1, "sha256": "abc"})
         reason = f"was trained with numerics version {version}, this code has {NUMERICS_VERSION}"
-        assert refusal(folder) == f"{folder}: {reason}. Train it again, or check out commit 0123456789ab."
+        assert refusal(folder) == f"{folder}: {reason}. Train it again, or use the code of commit 0123456789ab."
         environment = read_json(folder / "environment.json")
         if version == 1:  # version 1 did not write its number
             write_json(folder / "environment.json", {name: environment[name] for name in (*WRITTEN, "data")})

@@ -1,17 +1,56 @@
 """The recorded machine and code if the system does not name them."""
 
+import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.core import provenance
-from harness.core.provenance import commit, machine
+from harness.core.provenance import commit, machine, named
+
+HASH = "7921be1537eac1e97bc40179a57f0349c2aee67d"
+"""The commit of PEP 610's first example."""
 
 
-def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "state"),
+    [
+        (None, "flow-ablation 9.8"),
+        ({"url": "https://x/y.zip", "archive_info": {"hash": "sha256=2dc6"}}, "flow-ablation 9.8"),
+        (
+            {"url": "https://x/y.git", "vcs_info": {"vcs": "git", "requested_revision": "1.3", "commit_id": HASH}},
+            HASH[:12],
+        ),
+        ({"url": "file:///home/user/project", "dir_info": {"editable": True}}, "flow-ablation 9.8 (editable)"),
+    ],
+)
+def test_without_git_the_installation_says_what_the_code_is(
+    source: dict[str, Any] | None, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the file that PEP 610 specifies. An editable installation may have been changed."""
+    about = tmp_path / "flow_ablation-9.8.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: flow-ablation\nVersion: 9.8\n")
+    if source:
+        (about / "direct_url.json").write_text(json.dumps(source))
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert commit.__wrapped__() == "unknown"
+    assert commit.__wrapped__() == state
+
+
+def test_code_that_is_not_installed_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(provenance, "DISTRIBUTION", "no-such-distribution")
+    assert (commit.__wrapped__(), provenance.version()) == ("unknown", "unknown")
+
+
+def test_a_sentence_calls_only_commits_so() -> None:
+    assert named(["abc", "def-dirty"]) == "commit abc, def-dirty"
+    assert named(["abc", "def"], " or ") == "commit abc or def"
+    assert named(["flow-ablation 0.1.0"]) == "flow-ablation 0.1.0"
+    assert named([]) == "commit none"
 
 
 def test_a_processor_without_a_name_is_recorded_by_its_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -49,11 +49,18 @@ def test_a_run_is_loaded_by_its_name_or_its_directory_alone(tiny_run: Run) -> No
         harness.load_run(tiny_run.name)
 
 
-def test_files_that_are_not_modules_are_installed_too() -> None:
-    """`py.typed`, without which a type checker ignores the annotations, and the weights of the digits classifier."""
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    folders = {package: ROOT / package.replace(".", "/") for package in declared}
-    shipped = {path for package, globs in declared.items() for glob in globs for path in folders[package].glob(glob)}
+def test_all_packages_and_all_other_files_are_installed() -> None:
+    """The others are `py.typed`, without which a type checker ignores the annotations, weights, and templates."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setup["package-dir"] == {"harness_studies": "studies"}
+    folders = {
+        package: ROOT / package.replace("harness_studies", "studies").replace(".", "/") for package in setup["packages"]
+    }
+    own = (path for name in ("harness", "studies") for path in (ROOT / name).rglob("*"))
+    files = {path for path in own if path.is_file() and "__pycache__" not in path.parts}
+    shipped = {path for folder in folders.values() for path in folder.glob("*.py")}
+    shipped |= {
+        path for name, globs in setup["package-data"].items() for glob in globs for path in folders[name].glob(glob)
+    }
     assert ROOT / "harness" / "py.typed" in shipped
-    others = {path for path in (ROOT / "harness").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert {path for path in others if path.suffix != ".py"} == shipped
+    assert files - shipped == {ROOT / "studies" / "README.md", ROOT / "studies" / "papers" / "README.md"}

@@ -195,8 +195,8 @@ def test_different_commits_are_listed(tiny: RunConfig, reported: Callable[..., R
     plan = planned(tiny)
     assert not any("commits" in line for line in remarks(reported(plan, made_up(plan))))
     report = reported(plan, made_up(plan), lambda seed: "abc" if seed else "def-dirty")
-    assert "Trials come from 2 commits: abc, def-dirty." in remarks(report)
-    assert "Trials come from 2 commits" in written(report, tmp_path)[".md"].read_text()
+    assert "Trials come from 2 versions of the code: commit abc, def-dirty." in remarks(report)
+    assert "Trials come from 2 versions of the code" in written(report, tmp_path)[".md"].read_text()
 
 
 def test_a_diverged_seed_is_reported_and_its_pair_left_out(tiny: RunConfig, reported: Callable[..., Report]) -> None:

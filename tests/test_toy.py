@@ -58,7 +58,7 @@ def test_it_writes_the_table_and_the_picture(
     monkeypatch.setattr("harness.cli.toy.published_folder", lambda: committed)
     monkeypatch.setattr("harness.cli.toy.renew", list)
     assert main(["toy", "--publish"]) == 2
-    assert capsys.readouterr().err.endswith("toy.csv: no such file. Run `make toy` first.\n")
+    assert capsys.readouterr().err.endswith("toy.csv: no such file. Run `harness toy` first.\n")
     assert main(["toy"]) == 0
     assert "real points" in capsys.readouterr().out
     assert not committed.exists()

@@ -81,8 +81,8 @@ def findings(first: Found, second: Found) -> Iterator[Finding]:
     advice = "" if linked else "Put the results folder on a file system with hard links (HARNESS_RESULTS)."
     yield Finding("hard links", "work" if linked else "do not work", advice, not linked)
     commits = {first["commit"], second["commit"], commit()}
-    advice = "Let all nodes use the same checkout." if len(commits) > 1 else ""
-    yield Finding("commit", ", ".join(sorted(commits)), advice, len(commits) > 1)
+    advice = "Let all nodes use the same checkout, or install the same version." if len(commits) > 1 else ""
+    yield Finding("code", ", ".join(sorted(commits)), advice, len(commits) > 1)
     yield _packages(first, second)
     kinds = sorted({first["hardware"], second["hardware"]})
     advice = "The first trial fixes the type, and other nodes refuse: ask for one type with --on."

@@ -30,7 +30,7 @@ from harness.core.errors import UserError, redacted
 from harness.core.files import locked, results_folder
 from harness.core.memory import free_bytes, size
 from harness.core.progress import terminal
-from harness.core.provenance import ROOT
+from harness.core.provenance import DISTRIBUTION, ROOT
 from harness.data.base import data_folder
 from harness.evaluation.extractors import InceptionExtractor
 from harness.runs import stored
@@ -81,7 +81,8 @@ def findings_told(findings: Sequence[Finding], console: Console, purpose: str) -
 
 def _python() -> Iterator[Finding]:
     old = sys.version_info < PYTHON
-    advice = "Install Python 3.11 or newer, then run `make -B .venv/ready PYTHON=python3.11`." if old else ""
+    again = "`make -B .venv/ready PYTHON=python3.11`" if _checkout() else f"its `pip install {DISTRIBUTION}`"
+    advice = f"Install Python 3.11 or newer, then run {again}." if old else ""
     yield Finding("Python", f"{platform.python_version()} in {sys.prefix}", advice, old)
 
 
@@ -208,9 +209,13 @@ def _studies() -> Iterator[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    """Compare the installed packages with the requirements and with requirements.lock."""
+    """Compare the installed packages with the requirements and, in a checkout, with requirements.lock."""
     lock = ROOT / "requirements.lock"
-    needed = [Requirement(text) for text in importlib.metadata.requires("harness") or []]
+    try:
+        needed = [Requirement(text) for text in importlib.metadata.requires(DISTRIBUTION) or []]
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("packages", f"{DISTRIBUTION} is not installed", _install(), True)
+        return
     asked = {canonicalize_name(each.name): each for each in needed if not each.marker or each.marker.evaluate()}
     locked_at = _locked(lock)
     missing: list[str] = []
@@ -228,8 +233,7 @@ def _versions() -> Iterator[Finding]:
             other.append(f"{name} {version} (lock: {locked_at[name]})")
     wrong = [f"missing: {', '.join(missing)}"] * bool(missing) + outside
     if wrong:
-        advice = "Install them with `make -B .venv/ready` or `pip install -e .`."
-        yield Finding("packages", "; ".join(wrong), advice, True)
+        yield Finding("packages", "; ".join(wrong), _install(), True)
     elif other:
         advice = "Values may differ in the last digits. `make -B .venv/ready` installs the locked versions."
         yield Finding("packages", "; ".join(other), advice)
@@ -237,6 +241,17 @@ def _versions() -> Iterator[Finding]:
         yield Finding(
             "packages", f"{len(asked)} in the versions of {lock.name}" if locked_at else f"{len(asked)}; no lock here"
         )
+
+
+def _checkout() -> bool:
+    """Whether the code runs from a checkout, which has a Makefile."""
+    return (ROOT / "Makefile").is_file()
+
+
+def _install() -> str:
+    """Return the advice that installs this package with all that it requires."""
+    command = "`make -B .venv/ready` or `pip install -e .`" if _checkout() else f"`pip install {DISTRIBUTION}`"
+    return f"Install what is needed with {command}."
 
 
 def _locked(lock: Path) -> dict[str, str]:

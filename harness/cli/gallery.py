@@ -13,7 +13,7 @@ from rich.console import Console
 from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.study import load_scale
 from harness.ablation.report import gallery
-from harness.ablation.report.committed import published_folder
+from harness.ablation.report.committed import publishing_folder
 from harness.cli.plans import with_reference
 from harness.cli.shared import own_folder, told
 from harness.core.config import override
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     Finished runs are not trained again. The rows of other scales stay in the table.
     """
     console = terminal()
-    folder = published_folder() if options.publish else own_folder()
+    folder = publishing_folder() if options.publish else own_folder()
     found: list[tuple] = []
     origins: dict[str, Any] = {}
     for scale, run, judge in _runs(options, console):
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         origins[scale] = gallery.about(run, judge)
         gallery.copy_picture(scale, run, folder)
     if not origins:
-        advice = "Run `make gallery` first." if options.publish else "The lines above say why."
+        advice = "Run `harness gallery` first." if options.publish else "The lines above say why."
         raise UserError(f"gallery: no scale has finished, so there is nothing to write. {advice}")
     paths = gallery.write(folder, found, origins)
     console.print(gallery.shown(pd.DataFrame(found, columns=gallery.COLUMNS)).to_string(index=False))
@@ -84,7 +84,7 @@ def _finished(scale: str, config: RunConfig) -> Run:
     """Return the run of a scale on disk; `UserError` if it has not finished."""
     run = Run.of(config)
     if not run.evaluated(config.protocol()):
-        raise UserError(f"its run has not finished (looked in {run.folder}). Run `make gallery SCALES={scale}` first.")
+        raise UserError(f"its run has not finished (looked in {run.folder}). Run `harness gallery {scale}` first.")
     return run
 
 

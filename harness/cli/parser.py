@@ -101,10 +101,10 @@ def _as_list(given: str) -> str:
 
 
 class Version(Action):
-    """Prints the version of the installed package; importlib.metadata is imported only for it."""
+    """Prints the installed version; what reads it is imported only for that."""
 
     def __call__(self, parser: ArgumentParser, *_: object) -> None:
-        import importlib.metadata
+        from harness.core.provenance import version
 
-        print(parser.prog, importlib.metadata.version("harness"))
+        print(parser.prog, version())
         parser.exit()

@@ -16,7 +16,7 @@ from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.execute.node import on_nodes
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history, published
-from harness.ablation.report.committed import published_folder
+from harness.ablation.report.committed import publishing_folder
 from harness.ablation.report.looks import reached
 from harness.cli.plans import as_trained, plan_of, prepare, report, training_command
 from harness.cli.shared import told
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Publish the named study or search, if any; then update studies/README.md. Nothing is trained."""
     console = terminal()
     if options.study:
-        _publish(options, console, published_folder())
+        _publish(options, console, publishing_folder())
     told(published.renew(), console)
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from harness.ablation.execute.toy import asked, combinations, real_distances
 from harness.ablation.report import toy
-from harness.ablation.report.committed import published_folder
+from harness.ablation.report.committed import publishing_folder
 from harness.ablation.report.published import renew
 from harness.cli.shared import own_folder, told
 from harness.core.errors import UserError
@@ -32,8 +32,8 @@ def _publish() -> None:
     """Copy the files to the committed ones, and mark tables that an earlier version of the code made."""
     own = own_folder()
     if missing := [name for name in toy.FILES if not (own / name).is_file()]:
-        raise UserError(f"{own / missing[0]}: no such file. Run `make toy` first.")
-    committed = published_folder()
+        raise UserError(f"{own / missing[0]}: no such file. Run `harness toy` first.")
+    committed = publishing_folder()
     for name in toy.FILES:
         write_atomic(committed / name, (own / name).read_bytes())
     told([committed / name for name in toy.FILES], terminal())

@@ -221,7 +221,8 @@ def in_a_line(error: BaseException) -> str:
 
 def not_installed(package: str, error: Exception) -> str:
     """Return the message for a package of the extra `hub` that cannot be imported."""
-    return f"the package {package} cannot be imported ({in_a_line(error)}). Install it: pip install -e '.[hub]'"
+    why = in_a_line(error)
+    return f"the package {package} cannot be imported ({why}). Install it: pip install 'flow-ablation[hub]'"
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.config import digest, override, to_dict
 from harness.core.errors import ConfigError, UserError
+from harness.core.provenance import named
 from harness.core.registry import sources
 from harness.data.base import load
 
@@ -164,16 +165,16 @@ def _misnamed(
     """Return why a folder of this name is not the run of its configuration, and what to do; None if it is."""
     if _named(config, now) == name:
         return None
-    commits = " or ".join(commit.removesuffix("-dirty") for commit in environment.get("commits", [])) or "unknown"
+    code = named([state.removesuffix("-dirty") for state in environment.get("commits") or ["unknown"]], " or ")
     kept = {**now, **({"numerics_version": 1} if environment else {})}  # version 1 did not store its number
     kept |= {fact: environment[fact] for fact in now if type(environment.get(fact)) is type(now[fact])}
     if kept["numerics_version"] != NUMERICS_VERSION:
         reason = f"was trained with numerics version {kept['numerics_version']}, this code has {NUMERICS_VERSION}"
-        return f"{reason}. Train it again, or check out commit {commits}."
+        return f"{reason}. Train it again, or use the code of {code}."
     if (expected := _named(config, kept)) != name:
         if environment.get("name") == expected:
             return f"was renamed: it is the run {expected}. Give the folder that name again."
-        edited = f"it was edited, or other code wrote it (commit {commits})"
+        edited = f"it was edited, or other code wrote it ({code})"
         advice = "Restore it, or remove it and run the same `harness train` command, which writes it again."
         return f"config.json gives the name {expected}: {edited}. {advice}"
     differing = [fact for fact in now if kept[fact] != now[fact]]

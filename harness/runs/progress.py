@@ -14,6 +14,7 @@ from rich.console import Console
 
 from harness.core.errors import UserError
 from harness.core.progress import TELL_EVERY_S, ahead, bar
+from harness.core.provenance import is_commit
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror, Record
@@ -234,7 +235,9 @@ class Watch:
     def _record(self, one: Followed, start: float | None = None) -> Record:
         """Return the run's record, found or created; sends the record of its pairs first."""
         commits = one.run.environment["commits"]
-        tags = {**self._tags(one), "commit": ", ".join(commits), "mlflow.source.git.commit": commits[-1]}
+        tags = {**self._tags(one), "commit": ", ".join(commits)}
+        if is_commit(commits[-1]):
+            tags["mlflow.source.git.commit"] = commits[-1]
         if one.pairs and one.run.parent:
             tags |= {"parent": one.run.parent.name, "pairs": one.pairs.name}
             if one.pairs.about:  # they may have been removed after training

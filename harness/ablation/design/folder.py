@@ -10,10 +10,16 @@ from pathlib import Path
 from harness.core.errors import UserError, did_you_mean
 from harness.core.provenance import ROOT
 
+INSTALLED = ROOT / "harness_studies"
+"""Where pip installs studies/, beside `harness`; a checkout has no such folder."""
+
 
 def studies_folder() -> Path:
-    """Return HARNESS_STUDIES, or studies/ of the checkout; never of the working directory: its files are executed."""
-    return Path(os.environ.get("HARNESS_STUDIES") or ROOT / "studies")
+    """Return HARNESS_STUDIES, or the studies that came with the code: those of the package or of the checkout.
+
+    The working directory's are never taken unasked: the files are executed.
+    """
+    return Path(os.environ.get("HARNESS_STUDIES") or (INSTALLED if INSTALLED.is_dir() else ROOT / "studies"))
 
 
 def papers_folder() -> Path:

@@ -19,6 +19,7 @@ from harness.ablation.report.page_figures import STYLE, WIDE
 from harness.core.drawing import inches, legend_below, shown
 from harness.core.errors import listed
 from harness.core.files import write_atomic
+from harness.core.provenance import named
 
 LINEAR = 10.0
 """Differences up to this many percent have a linear axis, larger ones a logarithmic one."""
@@ -50,7 +51,7 @@ def write(
         pictures=page.pictures(drawn, path),
         verdict_words=[HOLDS, FAILS, UNDECIDED],
         protocols=protocols,
-        origin={study: f"{known.path.name}; commits {', '.join(known.commits)}" for study, known in measured.items()},
+        origin={study: f"{known.path.name}; {named(known.commits)}" for study, known in measured.items()},
         command=command,
     )
     write_atomic(path, text)

@@ -47,7 +47,7 @@ No claim is judged on CIFAR-10 yet: its scale `cifar10_small` needs a GPU.
 
 Predictions and smallest differences stand in [studies/papers](../../studies/papers). A test compares each with the
 commits of its runs; a claim that is marked "stated after the runs" is exempt. `harness compare TABLE` prints all values
-beside the published ones. `make verdicts` writes this page."""
+beside the published ones. `harness publish` writes this page."""
 TITLES = {
     HOLDS: "Claims that hold",
     FAILS: "Claims that do not hold",

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from typing_extensions import TypedDict
 
-from harness.ablation.design.folder import studies_folder
+from harness.ablation.design.folder import INSTALLED, studies_folder
 from harness.ablation.report.origin import VERSIONS
 from harness.core.errors import UserError
 from harness.core.files import read_json
@@ -37,6 +37,16 @@ class Made(Version, total=False):
 def published_folder() -> Path:
     """Return results/ beside studies/, whose tables/ and figures/ are committed."""
     return studies_folder().absolute().parent / "results"
+
+
+def publishing_folder() -> Path:
+    """Return `published_folder` to write into it; `UserError` beside the studies of an installed package."""
+    if studies_folder().absolute() == INSTALLED:
+        raise UserError(
+            f"{INSTALLED}: these studies belong to the installed package, and nothing is published beside them. "
+            "Copy the folder to a place of your own, and set HARNESS_STUDIES to the copy."
+        )
+    return published_folder()
 
 
 def text_of(path: Path) -> str:

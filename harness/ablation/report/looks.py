@@ -91,6 +91,6 @@ def next_look(plan: Plan, workers: int) -> str:
     time = "" if math.isnan(seconds) else f", about {duration(seconds)}"
     trials = len(following.unfinished())
     return (
-        f"The next look, at {further[0]} seeds, takes {trials} trials{time}. Run it with --seeds {further[0]} (make: "
-        "SEEDS=), or all looks with --until decided (UNTIL=decided)."
+        f"The next look, at {further[0]} seeds, takes {trials} trials{time}. Run it with --seeds {further[0]}, or all "
+        "looks with --until decided."
     )

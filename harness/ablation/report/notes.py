@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
@@ -14,6 +14,7 @@ from harness.ablation.report.records import Records
 from harness.ablation.report.statistics import SKEWED
 from harness.ablation.report.summary import Summary
 from harness.core.errors import listed
+from harness.core.provenance import named
 from harness.data.base import load
 from harness.evaluation.doubts import short_of_samples
 from harness.evaluation.protocol import Protocol
@@ -37,9 +38,14 @@ def notes(plan: Plan, summary: Summary, told: Records) -> list[str]:
         *_about_protocols(plan),
         *numbers.notes(plan),
         *filter(None, [short_of_samples(baseline.evaluate, load(baseline.dataset))]),
-        *([f"Trials come from {len(told.commits)} commits: {', '.join(told.commits)}."] if told.commits[1:] else []),
+        *_about_code(told.commits),
         *_about_hardware(told.hardware),
     ]
+
+
+def _about_code(states: Sequence[str]) -> list[str]:
+    """Return the sentence about trainings by several versions of the code."""
+    return [f"Trials come from {len(states)} versions of the code: {named(states)}."] if len(states) > 1 else []
 
 
 def _about_hardware(found: Mapping[int, set[str]]) -> list[str]:

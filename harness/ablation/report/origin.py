@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from harness.core.provenance import machine
+from harness.core.provenance import machine, named
 from harness.evaluation.protocol import EVALUATION_VERSION
 from harness.runs.identity import NUMERICS_VERSION
 
@@ -28,6 +28,6 @@ def made_by(command: str, commits: Sequence[str], more: str) -> str:
     """Return the last line of a table's Markdown; `more` is its last sentence."""
     here = machine()
     return (
-        f"Made by `{command}` at commit {', '.join(commits) or 'none'} on {here['processor']}, {here['cores']} cores, "
+        f"Made by `{command}` at {named(commits)} on {here['processor']}, {here['cores']} cores, "
         f"accelerator {here['accelerator']}, torch {here['torch']}. {more}"
     )

@@ -22,7 +22,7 @@ For every row of a table, the settings that its authors state are compared with 
 {_LISTED}
 
 Each table has another protocol: compare values within one table only. Nothing on this page was trained. `harness papers
-TABLE ROW` prints the commands that train a row. `make verdicts` writes this page from the files beside it."""
+TABLE ROW` prints the commands that train a row. `harness publish` writes this page from the files beside it."""
 
 
 def page() -> str:

@@ -20,6 +20,7 @@ from harness.ablation.report.committed import (
     earlier,
     is_current,
     published_folder,
+    publishing_folder,
     read_table,
     text_of,
 )
@@ -28,6 +29,7 @@ from harness.ablation.report.power import Power, sd_of
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, UNDECIDED, UNSTABLE
 from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic
+from harness.core.provenance import named
 from harness.core.reading import short
 from harness.evaluation.metric import label_of
 
@@ -72,7 +74,7 @@ VERDICTS = {
 
 def renew() -> list[Path]:
     """Write the marks of earlier versions into the committed tables, and the pages of studies/; return their paths."""
-    tables = published_folder() / "tables"
+    tables = publishing_folder() / "tables"
     verdicts = studies_folder() / "README.md"
     for path in sorted(tables.glob("*.md")):
         text = text_of(path)
@@ -134,7 +136,7 @@ def section(table: Path) -> str:
         f"## {table.stem}",
         about["question"],
         f"{capitalised(label_of(metric))} at NFE {nfe} against {against}, {len(about['runs'][baseline])} seeds; "
-        f"{about['date']}, plan {about['plan']}, commit {', '.join(about['commits'])}.",
+        f"{about['date']}, plan {about['plan']}, {named(about['commits'])}.",
         *filter(None, [earlier(about)]),
     ]
     found = [f"- {words}: {'; '.join(arms)}" for words, arms in _by_verdict(rows, metric, nfe).items()]

@@ -16,6 +16,7 @@ from harness.ablation.report.grid import Grid
 from harness.ablation.report.origin import provenance
 from harness.core.drawing import COLOURS, png, shown, spared, write_picture
 from harness.core.files import write_atomic, write_json
+from harness.core.provenance import named
 
 QUESTION = "Does every interpolant with every prediction find a distribution of points?"
 FILES = ("tables/toy.csv", "tables/toy.json", "tables/toy.md", "figures/toy.png")
@@ -58,8 +59,8 @@ def markdown(frame: pd.DataFrame, origin: dict[str, Any]) -> str:
         title = f"{name}: sliced Wasserstein-2 to held-out points; real points {rows.real.iloc[0]:.3f}"
         paragraphs.append(Grid(title, header, lines).markdown())
     paragraphs.append("![trajectories](../figures/toy.png)")
-    commits = ", ".join(origin["commits"]) or "unknown"
-    paragraphs.append(f"Made by `{origin['command']}` at commit {commits}, one seed each; more in toy.json.")
+    code = named(origin["commits"])
+    paragraphs.append(f"Made by `{origin['command']}` at {code}, one seed each; more in toy.json.")
     return "\n\n".join(paragraphs) + "\n"
 
 
