@@ -174,7 +174,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory, empty_store
     mine = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [project / "env" / "bin" / "python", "-P", *words]
+        command = [str(project / "env" / "bin" / "python"), "-P", *words]
         return subprocess.run(command, cwd=folder, env=mine, capture_output=True, text=True, timeout=300)
 
     said = run("-c", "import harness; print(harness.__file__)")
