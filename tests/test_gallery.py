@@ -34,7 +34,7 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "tables").mkdir(parents=True)
     for ending in ("csv", "json", "md"):
         shutil.copy(COMMITTED / "tables" / f"gallery.{ending}", folder / "tables")
-    monkeypatch.setattr("harness.cli.gallery.published_folder", lambda: folder)
+    monkeypatch.setattr("harness.cli.gallery.publishing_folder", lambda: folder)
     return folder
 
 

@@ -55,7 +55,7 @@ def test_it_writes_the_table_and_the_picture(
 ) -> None:
     own = results_folder() / "local"
     committed = tmp_path / "committed"
-    monkeypatch.setattr("harness.cli.toy.published_folder", lambda: committed)
+    monkeypatch.setattr("harness.cli.toy.publishing_folder", lambda: committed)
     monkeypatch.setattr("harness.cli.toy.renew", list)
     assert main(["toy", "--publish"]) == 2
     assert capsys.readouterr().err.endswith("toy.csv: no such file. Run `harness toy` first.\n")
