@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
 from harness.core.config import override
@@ -58,7 +60,7 @@ assert not torch.cuda.is_initialized()
 
 def parent(process: int) -> int:
     """Return the process that forked a process."""
-    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return psutil.Process(process).ppid()
 
 
 def ended(process: int, seconds: float) -> bool:

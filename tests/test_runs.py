@@ -658,6 +658,7 @@ def test_the_judged_weights_are_the_chosen_ones(tiny: RunConfig, monkeypatch: py
         assert all(torch.equal(value, tensors[f"{place}/{name}"]) for name, value in found.items()), place
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
 def test_metrics_are_on_disk_before_a_checkpoint_vouches_for_them(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -687,6 +688,7 @@ def test_metrics_are_on_disk_before_a_checkpoint_vouches_for_them(
     assert vouched[-1][0] == metrics.stat().st_size
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
 def test_looks_and_a_divergence_are_on_disk_before_what_follows(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import warm
 
@@ -114,7 +115,7 @@ def test_a_search_that_is_killed_as_a_whole_goes_on(
 
 
 def workers(process: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [child.pid for child in psutil.Process(process).children()]
 
 
 def test_a_search_whose_workers_are_killed_reports_it_and_ends(tmp_path: Path, empty_store: Path) -> None:

@@ -140,6 +140,7 @@ def test_a_run_that_is_only_trained_passes_all_other_checks(tiny: RunConfig, mon
         check(wrong, weights=False)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinities")
 def test_the_usable_cores_are_those_of_the_allocation() -> None:
     """A batch system gives a job some cores of a node, by its affinity."""
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
