@@ -1,4 +1,4 @@
-"""README and docs/ agree with the committed files, and their commands and programs work."""
+"""README, docs/ and the other pages agree with the committed files, and their commands and programs work."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from sklearn.datasets import load_iris
 
 from harness.ablation.design.study import load_study
+from harness.ablation.report.origin import VERSIONS
 from harness.cli import main
 from harness.cli.arguments import read
 from harness.core import registry
@@ -32,7 +34,7 @@ APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 """SHA-256 of the licence's text as published by the Apache Software Foundation."""
 README = (ROOT / "README.md").read_text()
 ANSWERS = README.partition("\n## The first table\n")[2].partition("\n## ")[0]
-PAGES = {"README.md": README} | {f"docs/{page.name}": page.read_text() for page in (ROOT / "docs").glob("*.md")}
+PAGES = {page.relative_to(ROOT).as_posix(): page.read_text() for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
 COMMANDS = sorted(
     {line for text in PAGES.values() for line in re.findall(r"^    ((?:make|\.venv/bin/).+)$", text, re.M)}
 )
@@ -185,7 +187,7 @@ def test_every_command_of_a_page_is_one(command: str) -> None:
         )
         lines = dry.stdout.splitlines()
     ours = [shlex.split(line)[1:] for line in lines if line.startswith(".venv/bin/harness")]
-    assert ours or command.startswith(("make test", "make bench", ".venv/bin/python"))
+    assert ours or command.startswith(("make test", "make lint", "make bench", ".venv/bin/python"))
     for words in ours:
         read(words)
 
@@ -278,3 +280,10 @@ def test_the_licence_is_the_whole_text_of_apache_2_and_its_field_says_so() -> No
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
     assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["license"], citation["authors"]) == (project["license"], project["authors"])
+
+
+def test_the_changelog_has_the_versions_of_the_numbers() -> None:
+    for name, version in VERSIONS.items():
+        assert f"\n| `{name.upper()}` {version} | " in PAGES["CHANGELOG.md"]
