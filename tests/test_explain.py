@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.cli import main
 from harness.core.config import override
-from harness.core.registry import HOMES, names
+from harness.core.registry import HOMES, build, names
 from harness.runs.config import RunConfig
 from harness.runs.explain import LOG_SNR, Explained, alike, percent
 
@@ -256,6 +256,20 @@ def test_list_for_machines_holds_every_component(capsys: pytest.CaptureFixture[s
     listed = json.loads(capsys.readouterr().out)
     assert {family: [m["name"] for m in members] for family, members in listed.items()} == {f: names(f) for f in HOMES}
     assert all(member["about"] for members in listed.values() for member in members)
+
+
+def test_list_for_machines_says_what_a_member_computes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A formula names the parameters instead of their values; ranges and presets are those that the program takes."""
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    found = {(family, member["name"]): member for family, members in listed.items() for member in members}
+    assert found["weighting", "min_snr"]["formula"] == "min(SNR(t), gamma)"
+    assert found["metric", "autocorrelation"]["formula"].count("x_{i + lag}") == 1
+    assert found["average", "posthoc"]["ranges"] == {"width": "(0, 0.25)"}
+    for (family, name), member in found.items():
+        for preset, fields in member["presets"].items():
+            assert build(family, {"name": name, "preset": preset}) == build(family, {"name": name, **fields})
+    assert found["backbone", "dit"]["presets"]["XL/2"] == {"width": 1152, "depth": 28, "heads": 16, "patch": 2}
 
 
 def test_list_for_people_shows_parameters_and_sources(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,11 @@ from rich.table import Table
 from harness.ablation.design.folder import declared_in, studies_folder
 from harness.ablation.design.search import load_search
 from harness.ablation.design.study import about_scale, load_scales, load_study
+from harness.core.config import Config, to_dict
 from harness.core.errors import UserError, did_you_mean
 from harness.core.fields import hints, range_of
 from harness.core.progress import terminal
-from harness.core.registry import HOMES, describe, find
+from harness.core.registry import HOMES, Component, describe, find
 
 
 def run(options: argparse.Namespace) -> None:
@@ -24,13 +25,40 @@ def run(options: argparse.Namespace) -> None:
         return _declared(options.family, DECLARED[options.family](), options.json)
     if options.family is not None and options.family not in HOMES:
         raise UserError(f"'{options.family}' is not a family. {did_you_mean(options.family, [*HOMES, *DECLARED])}")
-    families = {family: describe(family) for family in ([options.family] if options.family else HOMES)}
+    families = {family: described(family) for family in ([options.family] if options.family else HOMES)}
     if options.json:
         print(json.dumps(families, indent=1))
         return
     console = terminal()
     for family, members in families.items():
         console.print(_table(family, members))
+
+
+def described(family: str) -> list[dict[str, Any]]:
+    """Return the rows of `describe`, each with its formula, the ranges of its parameters, and its presets."""
+    return [{**row, **_more(find(family, row["name"]))} for row in describe(family)]
+
+
+def _more(member: type[Component]) -> dict[str, Any]:
+    """Return the formula with the names of the parameters, {parameter: its range}, and {preset: field values}."""
+    known = hints(member)
+    ranges = {name: str(found) for name, hint in known.items() if (found := range_of(hint))}
+    presets = {
+        name: {path: to_dict(value) if isinstance(value, Config) else value for path, value in values.items()}
+        for name, values in member.presets.items()
+    }
+    return {
+        "formula": member.formula.format(**{name: _Symbol(name) for name in known}),
+        "ranges": ranges,
+        "presets": presets,
+    }
+
+
+class _Symbol(str):
+    """A parameter's name that stands in a formula for its value, however the formula formats the value."""
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
 
 
 def _studies() -> list[dict[str, Any]]:
@@ -72,8 +100,7 @@ def _table(family: str, members: list[dict[str, Any]]) -> Table:
     columns = ("name", "about", "parameters", "source")
     table = Table(*columns, title=family, title_justify="left", show_lines=True, expand=True)
     for member in members:
-        known = hints(find(family, member["name"]))
-        allowed = {name: f" in {found}" for name, hint in known.items() if (found := range_of(hint))}
+        allowed = {name: f" in {found}" for name, found in member["ranges"].items()}
         values = member["parameters"].items()
         parameters = "\n".join(f"{name} = {_default(value)}{allowed.get(name, '')}" for name, value in values)
         table.add_row(member["name"], member["about"], parameters, member["source"])
