@@ -70,6 +70,8 @@ READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 CLUSTER_READY := .venv/cluster-ready
 CLUSTER_LOCK := tests/cluster/requirements.lock
+DOCS_READY := .venv/docs-ready
+DOCS_LOCK := docs/requirements.lock
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --quiet --upgrade
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 COMPARED = $(PAPER) $(foreach file,$(PLUGIN),--plugin $(file)) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS))
@@ -87,7 +89,7 @@ ALLOWED := $(if $(GIVEN),$(shell awk -v goals=" $(or $(MAKECMDGOALS),help) " '/^
 $(foreach name,$(filter-out $(ALLOWED) PYTHON HARNESS_% MLFLOW_% CUDA_% OMP_% PIP_% UV_% PYTEST_%,$(GIVEN)),\
   $(error $(name) is not an option of `make $(or $(MAKECMDGOALS),help)`, which has: $(or $(ALLOWED),none)))
 endif
-.PHONY: help plan ablation tuning cluster-check reflow table tables report variance toy gallery publish verdicts bench ui test test-slow test-cluster test-gpu gpu-check fuzz mutants coverage lint lock
+.PHONY: help plan ablation tuning cluster-check reflow table tables report variance toy gallery publish verdicts bench ui docs docs-serve test test-slow test-cluster test-gpu gpu-check fuzz mutants coverage lint lock
 
 ## List the targets and their options.
 help:
@@ -179,6 +181,16 @@ bench: $(BENCH_READY)
 ui: $(READY)
 	@$(BIN)/harness ui --port $(PORT)
 
+## Build the documentation's site in results/local/site, which works without internet.
+docs: $(DOCS_READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
+	@echo "wrote results/local/site/index.html"
+
+## Serve the documentation's site on 127.0.0.1, and build it again when a page changes: PORT
+docs-serve: PORT := $(if $(filter file,$(origin PORT)),8000,$(PORT))
+docs-serve: $(DOCS_READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:$(PORT)
+
 ## Run the quick tests (minutes).
 test: $(READY)
 	@$(BIN)/pytest -m 'not slow'
@@ -243,8 +255,15 @@ $(CLUSTER_READY): $(READY) $(CLUSTER_LOCK)
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --constraint $(CLUSTER_LOCK) --editable '.[cluster]'
 	@touch $(CLUSTER_READY)
 
-## Update requirements.lock and tests/cluster/requirements.lock to the newest versions.
+# The packages of the documentation's site, in addition.
+$(DOCS_READY): $(READY) $(DOCS_LOCK)
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --constraint $(DOCS_LOCK) --editable '.[docs]'
+	@touch $(DOCS_READY)
+
+## Update requirements.lock and those of tests/cluster and docs to the newest versions.
 lock: $(READY)
 	@$(BIN)/$(COMPILE) --extra dev --output-file requirements.lock
 	@$(BIN)/$(COMPILE) --extra cluster --constraint requirements.lock --output-file .venv/cluster.lock
 	@awk -F== 'NR == FNR { known[$$1]; next } !($$1 in known)' requirements.lock .venv/cluster.lock >$(CLUSTER_LOCK)
+	@$(BIN)/$(COMPILE) --extra docs --constraint requirements.lock --output-file .venv/docs.lock
+	@awk -F== 'NR == FNR { known[$$1]; next } !($$1 in known)' requirements.lock .venv/docs.lock >$(DOCS_LOCK)
