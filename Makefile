@@ -183,8 +183,7 @@ ui: $(READY)
 
 ## Build the documentation's site in results/local/site, which works without internet.
 docs: $(DOCS_READY)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
-	@echo "wrote results/local/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 ## Serve the documentation's site on 127.0.0.1, and build it again when a page changes: PORT
 docs-serve: PORT := $(if $(filter file,$(origin PORT)),8000,$(PORT))

@@ -49,6 +49,9 @@ def test_the_navigation_has_every_page_once() -> None:
 
 
 def test_a_build_stops_at_a_dead_link_and_loads_nothing_from_elsewhere() -> None:
+    recipe = (ROOT / "Makefile").read_text().partition("\ndocs: ")[2].partition("\n\n")[0]
+    assert "-m mkdocs build" in recipe
+    assert "quiet" not in recipe, "MkDocs counts only the warnings that it prints"
     assert SITE["strict"] is True
     assert set(SITE["validation"]["links"].values()) | set(SITE["validation"]["nav"].values()) == {"warn"}
     assert SITE["theme"]["font"] is False
