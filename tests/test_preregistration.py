@@ -47,6 +47,21 @@ def test_a_plan_that_changes_after_runs_have_ended_says_so(tiny: RunConfig, scor
     assert unplanned(plan) == []
 
 
+def test_a_plan_that_changes_before_it_is_only_reported_says_so(tiny: RunConfig, score: Any) -> None:
+    """`harness table` and `harness publish` store no plan."""
+    plan = planned(tiny)
+    changed = planned(tiny, dataclasses.replace(STUDY, smallest_difference=0.2))
+    assert unplanned(changed) == []
+    preregister(plan)
+    measure(plan, score)
+    line = (
+        f"Not planned: the runs were made for the plan of {stored(plan)[-1]['stored']} UTC. Since then: smallest "
+        "difference 0.1 became 0.2."
+    )
+    assert unplanned(changed) == [line]
+    assert line in tables.report(changed, {}).notes
+
+
 def test_another_question_is_reported(tiny: RunConfig, score: Any) -> None:
     plan = planned(tiny)
     preregister(plan)

@@ -59,11 +59,18 @@ def stored(plan: Plan) -> list[Stored]:
 
 
 def unplanned(plan: Plan) -> list[str]:
-    """Return the parts of a plan that were not planned before its first run, one sentence each."""
+    """Return the parts of a plan that were not planned before its first run, one sentence each.
+
+    A report may come before the next `harness ablate`, which would store a changed plan.
+    """
     history = stored(plan)
     place = next((i for i, found in enumerate(history) if found["plan"] == plan.digest), None)
     lines = []
-    if place is not None and history[place]["ended"]:
+    if history and place is None:
+        last = history[-1]
+        changed = _changed(last["design"], _design(plan))
+        lines.append(f"Not planned: the runs were made for the plan of {last['stored']} UTC. Since then: {changed}.")
+    elif place is not None and history[place]["ended"]:
         now = history[place]
         before = f": {_changed(history[place - 1]['design'], now['design'])}" if place else ""
         lines.append(
