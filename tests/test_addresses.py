@@ -19,6 +19,7 @@ from harness.core.config import override
 from harness.core.errors import UserError
 from harness.core.files import locked, results_folder, write_json
 from harness.data import base
+from harness.runs import stored
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.identity import facts_of, training_digest
@@ -258,3 +259,16 @@ def test_unlisted_runs_are_reported(plan: Plan, capsys: pytest.CaptureFixture[st
     assert main(["runs"]) == 0
     assert "'mine' is not a known weighting" in (said := capsys.readouterr().err.replace("\n", " "))
     assert "--plugin FILE" in said
+
+
+def test_rounds_of_reflow_are_told_apart_by_their_teachers(tiny: RunConfig) -> None:
+    """All facts of the rounds are equal but for the teacher, and the name does not cover the number of the round."""
+    arms = {f"{k}-rectified": override(tiny, {"reflow.rounds": k - 1}) for k in (1, 2, 3)}
+    made = Plan("reflow", "digits", "Which?", "1-rectified", arms, Looks((2,)), (0, 1), "fid", 2, 0.1, ())
+    made.write()
+    for arm, seed in made.trials():
+        begun(made.run(arm, seed))
+    known = stored.facts_on_disk()
+    for arm, config in arms.items():
+        assert stored.runs_of(config, [0, 1], known) == [made.run(arm, 0), made.run(arm, 1)]
+        assert find_run(f"reflow/{arm}/1") == made.run(arm, 1)

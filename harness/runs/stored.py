@@ -50,10 +50,7 @@ def runs_of(config: RunConfig, seeds: Iterable[int], known: Sequence[Facts]) -> 
 
     A seed without runs of the current numerics version gets its runs of earlier versions.
     """
-    digests: dict[str, bool] = {}
-    for facts in known:
-        with contextlib.suppress(KeyError):  # facts of a run without a teacher, or of earlier code
-            digests.setdefault(training_digest(config, facts), facts.get("numerics_version") == NUMERICS_VERSION)
+    digests = _digests(config, known)
     found = []
     for seed in seeds:
         folders = {runs_folder() / f"{digest}-s{seed}": today for digest, today in digests.items()}
@@ -61,6 +58,18 @@ def runs_of(config: RunConfig, seeds: Iterable[int], known: Sequence[Facts]) -> 
         of_today = [folder for folder, today in there.items() if today]
         found += [Run(dataclasses.replace(config, seed=seed), folder) for folder in of_today or there]
     return found
+
+
+def _digests(config: RunConfig, known: Sequence[Facts]) -> dict[str, bool]:
+    """Return {digest of the training under some of the facts: whether they have the current numerics version}."""
+    teachers = _digests(config.parent, known) if config.parent else {}
+    digests: dict[str, bool] = {}
+    for facts in known:
+        if config.parent and facts.get("teacher") not in teachers:  # facts of a run with another teacher, or without
+            continue
+        with contextlib.suppress(KeyError):  # facts of earlier code
+            digests.setdefault(training_digest(config, facts), facts.get("numerics_version") == NUMERICS_VERSION)
+    return digests
 
 
 def state_of(run: Run) -> State:
