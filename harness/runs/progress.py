@@ -168,8 +168,9 @@ class Watch:
             error = self._try_to_send(followed, final)
         if error and (final or not self._silent):
             said = f"MLflow does not accept records now ({reason(error)}); they wait on disk."
-            own = f"{error} MLflow's records wait on disk."  # such as a damaged file of a run
-            self.console.print(own if isinstance(error, UserError) else said, soft_wrap=True)
+            if isinstance(error, UserError):  # such as a damaged file of a run, which `_look` may have named
+                said = f"{'' if str(error) in self._noted else f'{error} '}MLflow's records wait on disk."
+            self.console.print(said, soft_wrap=True)
         self._silent = error is not None
 
     def _try_to_send(self, followed: Sequence[Followed], final: bool) -> Exception | None:

@@ -20,7 +20,7 @@ from harness.ablation.design.study import Study
 from harness.ablation.design.tuned import Tuned, Tuning, tuned_arms
 from harness.core.config import SEEDS, digest, override, to_dict
 from harness.core.errors import UserError
-from harness.core.files import read_json
+from harness.core.files import read_json, runs_folder
 from harness.core.registry import sources
 from harness.data.base import load
 from harness.evaluation.protocol import Protocol
@@ -267,8 +267,8 @@ class Plan(SharedPlan):
         return {}
 
     @functools.cached_property
-    def _runs(self) -> dict[tuple[str, int], Run]:
-        """{(arm, seed): its run} of the trials that were asked for: a report of many seeds asks again and again."""
+    def _runs(self) -> dict[tuple[Path, str, int], Run]:
+        """{(folder of the runs, arm, seed): run} of the trials so far: a report of many seeds asks again and again."""
         return {}
 
     def config(self, arm: str, seed: int) -> RunConfig:
@@ -277,9 +277,10 @@ class Plan(SharedPlan):
 
     def run(self, arm: str, seed: int) -> Run:
         """Return the run directory of a trial."""
-        if (arm, seed) not in self._runs:
-            self._runs[arm, seed] = Run.of(self.config(arm, seed), self._trainings[arm])
-        return self._runs[arm, seed]
+        place = (runs_folder(), arm, seed)
+        if place not in self._runs:
+            self._runs[place] = Run.of(self.config(arm, seed), self._trainings[arm])
+        return self._runs[place]
 
     def protocol(self, arm: str) -> Protocol:
         """Return the evaluation protocol of an arm."""
