@@ -364,7 +364,10 @@ def test_a_wheel_holds_the_templates(tmp_path: Path) -> None:
     make = "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
     copy = tmp_path / "copy"
     names = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
-    for name in filter(lambda name: name.startswith(("harness/", "pyproject", "README", "LICENSE")), names.split("\0")):
+    for name in filter(
+        lambda name: name.startswith(("harness/", "studies/", "MANIFEST", "pyproject", "README", "LICENSE")),
+        names.split("\0"),
+    ):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((root / name).read_bytes())
     subprocess.run([sys.executable, "-c", make, str(tmp_path)], cwd=copy, capture_output=True, check=True)
