@@ -81,8 +81,8 @@ def findings_told(findings: Sequence[Finding], console: Console, purpose: str) -
 
 def _python() -> Iterator[Finding]:
     old = sys.version_info < PYTHON
-    again = "`make -B .venv/ready PYTHON=python3.11`" if _checkout() else f"its `pip install {DISTRIBUTION}`"
-    advice = f"Install Python 3.11 or newer, then run {again}." if old else ""
+    again = "run `make -B .venv/ready PYTHON=python3.11`" if _checkout() else "install this package with it"
+    advice = f"Install Python 3.11 or newer, then {again}." if old else ""
     yield Finding("Python", f"{platform.python_version()} in {sys.prefix}", advice, old)
 
 

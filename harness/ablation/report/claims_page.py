@@ -40,8 +40,9 @@ they tie with uniform times at 25 calls. "RK45" in the rows of Liu et al. stands
 The claims of Cheng & Schwing are judged on points in the plane, as in their paper. Those of Tong et al. are judged on
 points and on cells besides, by the sliced Wasserstein distance and without predictions: on cells, the OT coupling is
 worse at many calls. The rates of Peebles & Xie's arms are tuned by six trials each. In an earlier study of these arms
-(commit ab221be), every search took its largest rate, 0.0088, and patches of 2 pixels were worse than those of 4 and of
-1. At the rates that the wider searches found, all three are close: the difference was one of rates, not of patches.
+(commit ab221be), every search took its largest rate, 0.0088, and patches of 2 pixels were worse than those of 4 pixels
+and of 1. At the rates that the wider searches found, all three are close: the difference was one of rates, not of
+patches.
 
 No claim is judged on CIFAR-10 yet: its scale `cifar10_small` needs a GPU.
 
