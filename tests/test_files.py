@@ -241,7 +241,8 @@ def test_arrays_survive_npz() -> None:
 
 def test_a_line_that_names_an_entry_twice_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines that are read at once meet the same rules as a line by itself."""
-    path = tmp_path / "lines.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2, "step": 3}\n{"step": 4}\n')
-    assert read_lines(path) == [{"step": 1}, {"step": 4}]
-    assert f"{path}: line 2 is damaged" in capsys.readouterr().err
+    for colon in (":", " :", "\t:"):
+        path = tmp_path / f"lines{len(colon)}{ord(colon[0])}.jsonl"
+        path.write_text(f'{{"step": 1}}\n{{"step"{colon} 2, "step": 3}}\n{{"step": 4}}\n')
+        assert read_lines(path) == [{"step": 1}, {"step": 4}]
+        assert f"{path}: line 2 is damaged" in capsys.readouterr().err

@@ -201,6 +201,29 @@ def test_no_report_is_written_while_another_runs_the_plan_or_before_all_has_ende
         launch.launch(board, Placement(1, 1), Console(), lambda: False, lambda: pytest.fail("it reports"))
 
 
+def test_a_study_that_has_ended_is_reported_without_a_journal(
+    plan: Plan, score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arm, seed in plan.trials():
+        score(plan.run(arm, seed), plan.protocol(arm), {1: 1.0, 2: 1.0})
+    assert not plan.unfinished()
+    told = list[Told]()
+
+    def silent() -> NoReturn:
+        raise ConnectionError("no answer")
+
+    def report() -> Told:
+        told.append(Told([]))
+        return told[0]
+
+    store = SimpleNamespace(open=False, forget=lambda: None)
+    monkeypatch.setattr(launch, "_connect", lambda *_: (store, silent))
+    console = Console(file=io.StringIO())
+    assert launch.launch(worker.PlanBoard(plan), Placement(1, 1), console, lambda: False, report)
+    assert len(told) == 1
+    assert not (plan.folder / "journal.log").exists()
+
+
 def test_a_trial_that_kills_several_workers_is_left_out_until_the_next_command(plan: Plan, score: Any) -> None:
     board = worker.PlanBoard(plan)
     board.refill()

@@ -18,6 +18,7 @@ from harness.ablation.report.looks import decided
 from harness.ablation.report.outcomes import collect
 from harness.core import files
 from harness.core.config import override, to_dict
+from harness.core.errors import NoValue
 from harness.runs import folder
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -72,6 +73,21 @@ def test_an_evaluation_that_was_written_again_is_read_again(plan: Plan, score: C
     run.evaluation_file(protocol).unlink()
     assert plan.unfinished() == [(arm, seed)]
     assert collect(plan).value.isna().sum() == 2
+
+
+def test_an_evaluation_with_a_failure_has_ended_without_being_complete(plan: Plan) -> None:
+    arm, seed = plan.trials()[0]
+    run, protocol = plan.run(arm, seed), plan.protocol(arm)
+    assert (run.evaluated(protocol), run.settled(protocol)) == (True, True)
+    known = run.evaluation(protocol)
+    for by_nfe in known["values"].values():
+        del by_nfe["2"]
+    run.write_evaluation(protocol, known)
+    assert (run.evaluated(protocol), run.settled(protocol)) == (False, False)
+    run.note_failure(protocol, "2", NoValue("the solver gave up"))
+    for _ in range(2):
+        assert (run.evaluated(protocol), run.settled(protocol)) == (False, True)
+        assert str(run.failure(protocol)) == "at NFE 2: the solver gave up"
 
 
 def test_another_seed_gives_the_configuration_that_would_be_built(tiny: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,18 @@ def test_without_git_the_installation_says_what_the_code_is(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit.__wrapped__() == state
+
+
+def test_a_repository_around_an_environment_is_not_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Somebody's project, whose environment holds the installed code untracked."""
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "harness" / "core" / "provenance.py"))
+    monkeypatch.setattr(provenance, "DISTRIBUTION", "no-such-distribution")
+    (tmp_path / "mine.py").touch()
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@host"]
+    for words in (["init", "--quiet"], ["add", "mine.py"], ["commit", "--quiet", "--message", "mine"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    assert commit.__wrapped__() == "unknown"
 
 
 def test_code_that_is_not_installed_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
