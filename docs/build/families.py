@@ -124,7 +124,7 @@ def _own(family: str, base: type[Component]) -> Iterator[str]:
     yield f"Derive it from [`{base.__qualname__}`](../reference.md#{path}):"
     yield f"    from {_home(base)} import {base.__qualname__}"
     yield "These commands write a working one to begin with, with its test, and check it:"
-    yield f"    .venv/bin/harness new component mine --family {family}\n    .venv/bin/harness check mine.py"
+    yield f"    harness new component mine --family {family}\n    harness check mine.py"
     yield from (f"{line}" for line in advice(family))
     for one in [base, *_abstract(base)]:
         if one is not base:
