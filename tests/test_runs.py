@@ -33,7 +33,6 @@ from harness.runs import train as train_module
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.judge import judge_of, judge_rung
-from harness.runs.lineage import training_seconds
 from harness.runs.sample import restore, samples
 from harness.runs.train import ensure, train
 from harness.runs.validate import check
@@ -302,7 +301,7 @@ def test_repeated_steps_of_training_are_marked(tiny: RunConfig, monkeypatch: pyt
     rates = [line["learning_rate"] / config.train.rate(line["step"] - 1) for line in lines if "loss" in line]
     assert rates == pytest.approx([1, 1, 0.5, 0.5, 0.5, 0.5, 0.5])
     paces = [32 / line["samples_per_second"] for line in lines if "loss" in line]
-    assert training_seconds(Run.of(config)) == pytest.approx(sum(np.multiply(paces, [2, 2, 1, 2, 2, 2, 2])))
+    assert Run.of(config).trained.seconds == pytest.approx(sum(np.multiply(paces, [2, 2, 1, 2, 2, 2, 2])))
 
 
 def test_the_best_weights_stay_the_best_where_training_goes_back(

@@ -32,7 +32,6 @@ from harness.core.files import write_json
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.judge import evaluate, judge_of
-from harness.runs.lineage import training_seconds
 from harness.runs.sample import restore
 from harness.runs.train import ensure
 
@@ -322,7 +321,7 @@ def test_the_cost_of_a_run_comes_from_its_files(design: Resampling) -> None:
     own = found(design).costs["b"]
     judged = [[one["seconds"]["1"], one["seconds"]["2"] - one["sampling_seconds"]["2"]] for one in known]
     assert own.elsewhere == pytest.approx(np.sum(judged) / 3)
-    assert own.training == pytest.approx(np.mean([training_seconds(run) for run in runs]))
+    assert own.training == pytest.approx(np.mean([run.trained.seconds for run in runs]))
     again = [design.run("b", seed, k, 40) for seed in plan.seeds for k in range(2)]
     assert own.judging[40] == pytest.approx(
         np.mean([run.evaluation(run.config.protocol())["seconds"]["2"] for run in again])

@@ -39,6 +39,7 @@ from harness.core.signals import Stop
 from harness.evaluation.floor import judge_floor
 from harness.evaluation.judge import Judge
 from harness.evaluation.yardsticks import judge_references
+from harness.runs import index
 from harness.runs.config import RunConfig
 from harness.runs.judge import judge_of
 from harness.runs.mlflow_pages import Told
@@ -226,5 +227,6 @@ def reported(plan: Plan, judge: Judge, *notes: str) -> Report:
     at_primary = judge_references(judge, number) if number > judge.config.num_samples else None
     floor = judge_floor(judge, plan.metric, number)
     made = tables.report(plan, judge_references(judge), at_primary, floor)
+    index.store()
     made.notes += notes
     return made

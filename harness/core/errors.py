@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 USERS_FILES: set[str] = set()
 """Python files that are not part of harness: plugins, studies, modules of packages with components."""
@@ -72,7 +72,7 @@ class NoValue(UserError):
         return {"kind": "Unsolvable" if isinstance(self, Unsolvable) else "Diverged", "reason": str(self)}
 
     @staticmethod
-    def of(note: Mapping[str, str]) -> NoValue:
+    def of(note: Mapping[str, Any]) -> NoValue:
         """Return the error that a `note` describes."""
         return (Unsolvable if note["kind"] == "Unsolvable" else Diverged)(note["reason"])
 

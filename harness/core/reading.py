@@ -24,8 +24,8 @@ LARGEST = 1 << 30
 """Maximum size of a JSON file, in bytes."""
 DEEPEST = 100
 """Maximum nesting depth of JSON."""
-UNUSUAL = (b"\\", b" :", b"\n:", b"\t:", b"\r:")
-"""Bytes that JSON allows but does not need: an escape, or a space before a colon."""
+SPACED = (b" :", b"\n:", b"\t:", b"\r:")
+"""Colons after the white space that JSON allows but does not need."""
 SHOWN = 60
 """Maximum number of characters of a value in a message."""
 KINDS = {
@@ -115,7 +115,7 @@ def _quickly(text: bytes, finite: bool) -> dict[str, Any] | None:
 
 def _unusual(text: bytes) -> bool:
     """Whether an entry's colon may not follow its name's quote at once, so that colons do not count the entries."""
-    return any(map(text.__contains__, UNUSUAL))
+    return b"\\" in text or (text.count(b":") > text.count(b'":') and any(map(text.__contains__, SPACED)))
 
 
 def shaped_at_once(lines: Sequence[bytes], shape: Any) -> list[Any] | None:

@@ -102,6 +102,11 @@ class EvaluateConfig(SamplingConfig):
         at = {metric.name: (metric.nfe,) for metric in self.flow_metrics}
         return tuple((metric.name, nfe) for metric in self.metrics for nfe in at.get(metric.name, self.nfe))
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of every setting, also of those that no protocol covers."""
+        return digest(to_dict(self))
+
     @property
     def every_nfe(self) -> tuple[int, ...]:
         return self.nfe

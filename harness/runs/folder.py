@@ -32,24 +32,22 @@ from harness.core.files import (
     read_lines,
     results_folder,
     runs_folder,
-    signature,
     write_json,
 )
 from harness.core.provenance import commit
 from harness.core.signals import Say
 from harness.data.base import Data, load
 from harness.evaluation.flow_metrics import FlowMetric
-from harness.evaluation.protocol import EvaluateConfig, Protocol
+from harness.evaluation.protocol import Protocol
 from harness.runs import lacking
 from harness.runs.config import RunConfig
 from harness.runs.contents import EVALUATED, TRAINED, WRITTEN_AGAIN, Environment, Evaluation, Line, Reason
 from harness.runs.identity import changed, pairs_digest, require_named, training_digest
-from harness.runs.numbers import Numbers
+from harness.runs.index import index_of
+from harness.runs.numbers import Judged, Trained
 from harness.runs.pairs import PairSet
 
 _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
-_COMPLETE: dict[str, tuple[tuple[int | None, EvaluateConfig], Numbers]] = {}
-"""{file of an evaluation: its signature and the settings that it had every value for, and its numbers}"""
 
 
 @dataclass(frozen=True)
@@ -147,16 +145,20 @@ class Run:
             raise UserError(f"{path}: belongs to another run or protocol. {EVALUATED}")
         return known
 
-    def numbers(self, protocol: Protocol) -> Numbers:
-        """Return the numbers under a protocol. A complete file that stays unchanged is read once a process."""
-        place = f"{self.folder}/evaluations/{protocol.digest}.json"
-        now = (signature(place), self.config.evaluate)
-        if (kept := _COMPLETE.get(place)) and kept[0] == now:
-            return kept[1]
-        found = Numbers.of(self.config.evaluate, self.evaluation(protocol))
-        if found.complete:
-            _COMPLETE[place] = now, found
-        return found
+    def numbers(self, protocol: Protocol) -> Judged:
+        """Return the numbers under a protocol."""
+        asked = self.config.evaluate
+        path = f"{self.folder}/evaluations/{protocol.digest}.json"
+        key = f"{self.name} {protocol.digest} {asked.digest}"
+        return index_of(self.folder).judged(key, path, lambda: Judged.of(asked, self.evaluation(protocol)))
+
+    @property
+    def trained(self) -> Trained:
+        """The numbers of its training."""
+        paths = (f"{self.folder}/metrics.jsonl", f"{self.folder}/environment.json")
+        return index_of(self.folder).trained(
+            self.name, paths, lambda: Trained.of(self.config, self.metrics(), self.environment)
+        )
 
     def write_evaluation(self, protocol: Protocol, known: dict[str, Any]) -> None:
         """Write the results under a protocol, with the commit that measured them."""
@@ -206,7 +208,7 @@ class Run:
 
     def evaluated(self, protocol: Protocol) -> bool:
         """Whether every metric has a value at every NFE under a protocol."""
-        return self.numbers(protocol).complete
+        return self.numbers(protocol).whole
 
     @property
     def environment(self) -> dict[str, Any]:

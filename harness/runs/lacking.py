@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.core.errors import NoValue
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import EvaluateConfig
+from harness.runs.contents import Note
 
 
 def without_value(config: EvaluateConfig, known: Mapping[str, Any]) -> list[int]:
@@ -32,12 +32,12 @@ def flow_missing(config: EvaluateConfig, known: Mapping[str, Any]) -> list[FlowM
     return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
 
 
-def failed(config: EvaluateConfig, known: Mapping[str, Any]) -> dict[str, NoValue]:
-    """Return {NFE as text, or flow metric: why it has no value}, as far as the settings ask for it."""
+def failures(config: EvaluateConfig, known: Mapping[str, Any]) -> dict[str, Note]:
+    """Return {NFE as text, or flow metric: the note of why it has no value}, as far as the settings ask for it."""
     if not known["failures"]:
         return {}
     asked = {*map(str, without_value(config, known)), *(metric.name for metric in config.flow_metrics)}
-    return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
+    return {place: note for place, note in known["failures"].items() if place in asked}
 
 
 def settled(config: EvaluateConfig, known: Mapping[str, Any]) -> bool:

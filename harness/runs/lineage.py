@@ -105,7 +105,7 @@ def _flow(run: Run, *protocols: Protocol) -> Link:
     pictures = sorted(run.folder.glob(f"samples/{digest_of(known['protocol'])}-nfe-*.png"))
     kind = "distilled" if config.reflow.distil else "flow"
     return Link(
-        kind, config.title, str(run.folder), tuple(facts), training_seconds(run), pictures[0] if pictures else None
+        kind, config.title, str(run.folder), tuple(facts), run.trained.seconds, pictures[0] if pictures else None
     )
 
 
@@ -131,22 +131,6 @@ def _way(protocol: Mapping[str, Any]) -> str:
     """Return the solver and guidance of a protocol in words."""
     scale = protocol["guidance"].get("scale", 1)
     return protocol["solver"]["name"] + (f", guidance {scale:g}" if scale != 1 else "")
-
-
-def training_seconds(run: Run, lines: Sequence[Mapping[str, Any]] | None = None) -> float:
-    """Return the seconds of the steps in metrics.jsonl, without looks and checkpoints; NaN if there are no steps.
-
-    `lines` are those of the file, if it is read already.
-    """
-    spent = 0.0
-    last = 0
-    for line in run.metrics() if lines is None else lines:
-        if "samples_per_second" in line:
-            spent += (line["step"] - last) * run.config.train.batch_size / line["samples_per_second"]
-            last = line["step"]
-        elif "learning_rate_factor" in line:  # training went back to this step
-            last = line["step"]
-    return spent if last else math.nan
 
 
 def described(link: Link) -> rich.text.Text:

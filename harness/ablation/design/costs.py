@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from harness.core.registry import find
 from harness.evaluation.protocol import Protocol
-from harness.runs import lineage
 from harness.runs.folder import Run
 
 NEAR = 0.05
@@ -71,7 +70,7 @@ def training_flops(run: Run, protocol: Protocol, metric: str) -> float:
 
 def training_seconds(run: Run, protocol: Protocol, metric: str) -> float:
     """Return the seconds of all training steps, without evaluations in between and without a teacher's training."""
-    return lineage.training_seconds(run)
+    return run.trained.seconds
 
 
 _NEAR_ITS_BEST = f" (within {NEAR:.0%} of the trial's best)"

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from harness.ablation.design.plan import Plan
-from harness.runs.lineage import training_seconds
 from harness.training.diagnostics import BINS
-
-LAST = 0.1
-"""Share of the training steps, at its end, over which losses are averaged."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +38,11 @@ class Records(NamedTuple):
     hardware: dict[int, set[str]]
     """{seed: types of hardware on which its arms were trained}"""
     losses: dict[str, dict[str, float]]
-    """{arm: {bin of log SNR: mean loss in the last `LAST` of training}} of the arms that record it"""
+    """{arm: {bin of log SNR: loss at the end of training}} of the arms that record it, mean over finished seeds"""
 
 
 def records(plan: Plan) -> Records:
-    """Return the facts about the trials so far; each file is read once."""
+    """Return the facts about the trials so far."""
     spent = {}
     losses = {}
     sampling: dict[tuple[str, int], list[float]] = {}
@@ -58,41 +53,22 @@ def records(plan: Plan) -> Records:
         training, evaluation = list[float](), list[float]()
         late: dict[str, list[float]] = {}
         for run in (plan.run(arm, seed) for seed in plan.seeds_of(arm)):
-            found = run.numbers(protocol)
-            environment = run.environment
-            lines = run.metrics()
-            _add_late(late, lines, run.config.train.steps)
-            commits |= {*found.commits, *environment.get("commits", [])}
-            if kind := type_of(environment):
-                hardware.setdefault(run.config.seed, set()).add(kind)
-            for nfe, taken in found.sampling.items():
-                sampling.setdefault((arm, nfe), []).append(taken / config.evaluate.samples_at(nfe))
-            if found.settled or run.gave_up is not None:
-                training.append(training_seconds(run, lines))
-                evaluation.append(found.seconds)
+            judged, trained = run.numbers(protocol), run.trained
+            for name, loss in trained.losses.items():
+                late.setdefault(name, []).append(loss)
+            commits |= {*judged.commits, *trained.commits}
+            if trained.hardware:
+                hardware.setdefault(run.config.seed, set()).add(trained.hardware)
+            for nfe, taken in judged.sampling.items():
+                sampling.setdefault((arm, int(nfe)), []).append(taken / config.evaluate.samples_at(int(nfe)))
+            if judged.settled or run.gave_up is not None:
+                training.append(trained.seconds)
+                evaluation.append(judged.seconds)
         if evaluation:
-            trained = [seconds for seconds in training if not math.isnan(seconds)]
-            mean = statistics.fmean(trained) if trained else math.nan
+            known = [seconds for seconds in training if not math.isnan(seconds)]
+            mean = statistics.fmean(known) if known else math.nan
             spent[arm] = Seconds(len(evaluation), mean, statistics.fmean(evaluation))
         if late:
             losses[arm] = {name: statistics.fmean(late[name]) for name in BINS if name in late}
     means = {key: statistics.fmean(each) for key, each in sampling.items()}
     return Records(spent, means, sorted(commits), hardware, losses)
-
-
-def _add_late(late: dict[str, list[float]], lines: Sequence[Mapping[str, Any]], steps: int) -> None:
-    """Add a finished training's losses by bin of log SNR in its last `LAST` to those of other seeds."""
-    if not lines or lines[-1]["step"] < steps:
-        return
-    for line in lines:
-        if line["step"] > (1 - LAST) * steps:
-            for name in BINS:
-                if math.isfinite(value := line.get(f"loss_by_log_snr/{name}", math.nan)):
-                    late.setdefault(name, []).append(value)
-
-
-def type_of(environment: Mapping[str, Any]) -> str:
-    """Return the GPU or the processor that trained a run; empty if it is not known."""
-    machine = environment.get("machine", {})
-    on_gpu = environment.get("resolved", {}).get("device") == "cuda"
-    return str(machine.get("accelerator" if on_gpu else "processor", ""))
