@@ -267,9 +267,8 @@ def _refuse_unfit(config: EvaluateConfig, data: Data, weights: bool) -> None:
         except ConfigError as error:
             raise error.below("evaluate.extractor") from None
     elif config.reference:
-        raise ConfigError(
-            "evaluate.reference", "its statistics are of an extractor's features. Set evaluate.extractor=inception."
-        )
+        reason = "its statistics are of an extractor's features. Set evaluate.extractor=inception."
+        raise ConfigError("evaluate.reference", reason)
     if config.noise is not None:
         try:
             config.noise.check(data)
@@ -296,8 +295,6 @@ def num_reference(config: EvaluateConfig, data: Data) -> int:
     """Return the number of training samples in the reference; `ConfigError` if the data set has fewer."""
     wanted = config.num_reference or 8 * config.every_number[-1]
     if config.num_reference and wanted > len(data.train):
-        raise ConfigError(
-            "evaluate.num_reference",
-            f"{wanted} is more than the {len(data.train)} training samples. Give null or fewer.",
-        )
+        reason = f"{wanted} is more than the {len(data.train)} training samples. Give null or fewer."
+        raise ConfigError("evaluate.num_reference", reason)
     return min(wanted, len(data.train))

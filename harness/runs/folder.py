@@ -147,18 +147,12 @@ class Run:
 
     def numbers(self, protocol: Protocol) -> Judged:
         """Return the numbers under a protocol."""
-        asked = self.config.evaluate
-        path = f"{self.folder}/evaluations/{protocol.digest}.json"
-        key = f"{self.name} {protocol.digest} {asked.digest}"
-        return index_of(self.folder).judged(key, path, lambda: Judged.of(asked, self.evaluation(protocol)))
+        return index_of(self.folder).judged(self, protocol)
 
     @property
     def trained(self) -> Trained:
         """The numbers of its training."""
-        paths = (f"{self.folder}/metrics.jsonl", f"{self.folder}/environment.json")
-        return index_of(self.folder).trained(
-            self.name, paths, lambda: Trained.of(self.config, self.metrics(), self.environment)
-        )
+        return index_of(self.folder).trained(self)
 
     def write_evaluation(self, protocol: Protocol, known: dict[str, Any]) -> None:
         """Write the results under a protocol, with the commit that measured them."""

@@ -14,13 +14,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.core.files import runs_folder, short_hash, signature, write_atomic
+from harness.core.files import complete_lines, runs_folder, short_hash, signature, write_atomic
 from harness.core.reading import LARGEST, Damaged, bytes_of
 from harness.runs.numbers import Judged, Trained
+
+if TYPE_CHECKING:
+    from harness.evaluation.protocol import Protocol
+    from harness.runs.folder import Run
 
 MAKERS = ("harness.runs.numbers", "harness.runs.lacking", "harness.runs.contents")
 """Modules that take numbers from files."""
@@ -57,13 +61,23 @@ class Index:
         """Keys of entries that are not stored."""
         self.changed = False
 
-    def judged(self, key: str, path: str, read: Callable[[], Judged]) -> Judged:
-        """Return the numbers of the evaluation at `path`; `read` takes them from it."""
-        return self._numbers(self.content.judged, key, [path], read)
+    def judged(self, run: Run, protocol: Protocol) -> Judged:
+        """Return the numbers of a run under a protocol."""
+        config = run.config.evaluate
+        key = f"{run.name} {protocol.digest} {config.digest}"
+        paths = (f"{run.folder}/evaluations/{protocol.digest}.json",)
+        return self._numbers(self.content.judged, key, paths, lambda: Judged.of(config, run.evaluation(protocol)))
 
-    def trained(self, key: str, paths: Sequence[str], read: Callable[[], Trained]) -> Trained:
-        """Return the numbers of the training with the files at `paths`; `read` takes them from there."""
-        return self._numbers(self.content.trained, key, paths, read)
+    def trained(self, run: Run) -> Trained:
+        """Return the numbers of a run's training."""
+        paths = (f"{run.folder}/metrics.jsonl", f"{run.folder}/environment.json")
+
+        def read() -> Trained:
+            lines = run.metrics()
+            damaged = complete_lines(Path(paths[0])).count(b"\n") > len(lines)
+            return Trained.of(run.config, lines, run.environment, damaged)
+
+        return self._numbers(self.content.trained, run.name, paths, read)
 
     def _numbers(self, known: dict[str, Entry[T]], key: str, paths: Sequence[str], read: Callable[[], T]) -> T:
         marks = [signature(path) for path in paths]

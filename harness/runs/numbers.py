@@ -24,7 +24,7 @@ class Judged(NamedTuple):
 
     values: Sequence[float | None]
     """In the order of `EvaluateConfig.places`; None where there is no value."""
-    calls: Sequence[float]
+    calls: Sequence[int | float]
     """Calls of the network per sample there: the NFE, or the mean that an adaptive solver made, whose NFE is 0."""
     failures: Mapping[str, Note]
     """{NFE as text, or flow metric: the note of why it has no value}"""
@@ -71,10 +71,14 @@ class Trained(NamedTuple):
     commits: Sequence[str]
     hardware: str
     """The GPU or the processor; empty if it is not known."""
+    damaged: bool
+    """Whether lines were passed over, as every command that reads them says."""
 
     @classmethod
-    def of(cls, config: RunConfig, lines: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> Trained:
-        """Build from the lines of metrics.jsonl and the content of environment.json."""
+    def of(
+        cls, config: RunConfig, lines: Sequence[Mapping[str, Any]], environment: Mapping[str, Any], damaged: bool
+    ) -> Trained:
+        """Build from the intact lines of metrics.jsonl and the content of environment.json."""
         on_gpu = environment.get("resolved", {}).get("device") == "cuda"
         machine = environment.get("machine", {})
         return cls(
@@ -82,12 +86,13 @@ class Trained(NamedTuple):
             _late(lines, config.train.steps),
             environment.get("commits", []),
             str(machine.get("accelerator" if on_gpu else "processor", "")),
+            damaged,
         )
 
     @property
     def whole(self) -> bool:
-        """Whether it has begun."""
-        return not math.isnan(self.seconds)
+        """Whether it has begun, and all of its lines are intact."""
+        return not (math.isnan(self.seconds) or self.damaged)
 
 
 def _seconds(lines: Sequence[Mapping[str, Any]], batch_size: int) -> float:

@@ -53,7 +53,8 @@ def records(plan: Plan) -> Records:
         training, evaluation = list[float](), list[float]()
         late: dict[str, list[float]] = {}
         for run in (plan.run(arm, seed) for seed in plan.seeds_of(arm)):
-            judged, trained = run.numbers(protocol), run.trained
+            judged = run.numbers(protocol)
+            trained = run.trained
             for name, loss in trained.losses.items():
                 late.setdefault(name, []).append(loss)
             commits |= {*judged.commits, *trained.commits}
