@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from harness import cli
-from harness.ablation.design.folder import declared_in, declaring
+from harness.ablation.design.folder import declared_in, declaring, studies_folder
 from harness.ablation.design.study import load_scale
 from harness.cli import evaluate, main, plans, sample
 from harness.cli.arguments import parser, read
@@ -217,10 +217,23 @@ def test_an_unknown_scale_is_refused_before_anything_is_imported(
     assert "'digit' is not a known scale. Did you mean 'digits'?" in refused("train", "--scale", "digit")
     assert not imported.called
     monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
-    for text in (None, "SCALES = (", 'SCALES = {"a": 1, **MORE}', 'SCALES = {"a": 1}\nSCALES["digit"] = 2'):
-        if text:
-            (tmp_path / "scales.py").write_text(text)
+    assert "'digit' is not a known scale. Did you mean 'digits'?" in refused("train", "--scale", "digit")
+    for text in ("SCALES = (", 'SCALES = {"a": 1, **MORE}', 'SCALES = {"a": 1}\nSCALES["digit"] = 2'):
+        (tmp_path / "scales.py").write_text(text)
         assert main(["train", "--scale", "digit"]) == 0
+
+
+def test_a_folder_of_ones_own_studies_needs_no_scales(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(studies_folder() / "weighting.py", tmp_path / "mine.py")
+    monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
+    assert main(["plan", "mine", "--scale", "points"]) == 0
+    assert "6 arms at the scale points" in capsys.readouterr().out
+    monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path / "absent"))
+    said = f"HARNESS_STUDIES: {tmp_path / 'absent'} is not a folder. Set it to the folder of your studies"
+    for command in ("plan mine", "train", "ablate mine", "papers", "list studies"):
+        assert said in refused(*command.split())
 
 
 def test_every_command_is_a_module_of_its_name() -> None:
@@ -277,10 +290,10 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("train --set weighting=min_snrr", "weighting: 'min_snrr' is not a known weighting. Did you mean 'min_snr'?"),
         (
             "train --set weighting=min_snr --set weighting.gama=1",
-            "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?",
+            "weighting.gama: min_snr has no such field. Did you mean 'gamma'?",
         ),
-        ("train --set train.step=1", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
-        ("train --set trian.steps=1", "trian: RunConfig has no such field. Did you mean 'train'?"),
+        ("train --set train.step=1", "train.step: is not a known field. Did you mean 'steps'?"),
+        ("train --set trian.steps=1", "trian: is not a known field. Did you mean 'train'?"),
         ("train --set train.steps=many", "train.steps: expected a whole number, got 'many'."),
         ("train --set train.steps=1e3", "train.steps: expected a whole number, got 1000.0."),
         ("train --set train.learning_rate=-1", "train.learning_rate: -1.0 is outside [1e-150, 1e+150]"),
@@ -325,10 +338,10 @@ def test_every_command_is_a_module_of_its_name() -> None:
             "prediction.t_min: data gives no finite velocity at t = 0 on linear.",
         ),
         ("train --set objective.space=score", "objective.space: 'score' is not a choice."),
-        ("train --set coupling=pairs", "coupling.path: Pairs needs it. Give a value."),
+        ("train --set coupling=pairs", "coupling.path: pairs needs it. Give a value."),
         ('train --set coupling={"name":"pairs","path":"absent"}', "coupling.path: absent cannot be read"),
         ("train --set dataset=fashion", "dataset: 'fashion' is not a known dataset. Did you mean 'fashion_mnist'?"),
-        ("train --set dataset=npz", "dataset.path: Npz needs it. Give a value."),
+        ("train --set dataset=npz", "dataset.path: npz needs it. Give a value."),
         (
             "train --set dataset=npz --set dataset.path=/absent.npz",
             "dataset.path: /absent.npz does not exist. Give an .npz file",
@@ -362,7 +375,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
             "train --set objective.label_dropout=0.1 --set evaluate.guidance.scale=2",
             "evaluate.nfe: euler with this guidance cannot",
         ),
-        ("train --set noise=population", "noise.dataset: Population needs it. Give a value."),
+        ("train --set noise=population", "noise.dataset: population needs it. Give a value."),
         ("train --set backbone.preset=digit", "backbone.preset: 'digit' is not a preset. Did you mean 'digits'?"),
         ("train --set backbone=mlp", "backbone: mlp takes vectors [D], not [1, 8, 8]. Choose another backbone."),
         ("data nosuch", "dataset: 'nosuch' is not a known dataset. Known: "),
@@ -406,7 +419,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("tune tuning --seeds 0", "--seeds: 0 is less than 1."),
         ("tune tuning --seeds 1001", "--seeds: 1001 includes seed 1000, which the search uses. Take fewer."),
         ("tune tuning --set seed=3", "seed: a study sets its seeds itself."),
-        ("tune tuning --set train.step=3", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
+        ("tune tuning --set train.step=3", "train.step: is not a known field. Did you mean 'steps'?"),
         ("table weighting", "weighting-digits: nothing is measured yet. Looked in "),
         ("table weighting", " Run `harness ablate weighting --scale digits` first."),
         ("report weighting", "weighting-digits: nothing is measured yet. Looked in "),

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.ablation.design.folder import scale_names, studies_folder
+from harness.ablation.design.folder import scale_names, scales_file
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_study
 from harness.core.files import runs_folder, write_json
 from harness.core.registry import HOMES, load_file
 
-SCALES = load_file(studies_folder() / "scales.py", "harness_scales").SCALES
+SCALES = load_file(scales_file(), "harness_scales").SCALES
 
 
 def offered(line: str, folder: Path) -> tuple[set[str], set[str]]:

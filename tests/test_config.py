@@ -129,14 +129,14 @@ def test_digest_is_that_of_the_canonical_json() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"wieghting": "uniform"}, "wieghting: RunConfig has no such field. Did you mean 'weighting'?"),
+        ({"wieghting": "uniform"}, "wieghting: is not a known field. Did you mean 'weighting'?"),
         (
             {"weighting": {"name": "min_snr", "gama": 1}},
-            "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?",
+            "weighting.gama: min_snr has no such field. Did you mean 'gamma'?",
         ),
         (
             {"weighting": "min_snr", "weighting.gama": 1},
-            "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?",
+            "weighting.gama: min_snr has no such field. Did you mean 'gamma'?",
         ),
         ({"weighting": "minsnr"}, "weighting: 'minsnr' is not a known weighting. Did you mean 'min_snr'?"),
         ({"weighting": 3}, "weighting: expected a weighting, got 3. Give its name."),
@@ -210,10 +210,10 @@ def test_a_mistake_is_reported_with_its_path_and_the_remedy(changes: dict[str, A
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "dataset: RunConfig needs it. Give a value."),
+        ({}, "dataset: is needed. Give a value."),
         (
             {"dataset": "digits", "train": {"step": 3}},
-            "train.step: TrainConfig has no such field. Did you mean 'steps'?",
+            "train.step: is not a known field. Did you mean 'steps'?",
         ),
     ],
 )

@@ -60,7 +60,7 @@ def test_wrong_folders_hinder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "no"))
-    monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
+    monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path / "none"))
     code, said = examined(capsys)
     assert (code, said.endswith("prevents training: data, studies")) == (1, True)
     (tmp_path / "no" / "MNIST").mkdir(parents=True)

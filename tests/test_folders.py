@@ -718,7 +718,7 @@ def test_a_damaged_npz_is_refused(keep: int, tmp_path: Path) -> None:
         ({"colour": "gray"}, r"^dataset\.colour: 'gray' is not a choice\. Did you mean 'grey'\?"),
         ({"workers": -1}, r"^dataset\.workers: -1 is outside"),
         ({"flip": "yes"}, r"^dataset\.flip: expected true or false, got 'yes'\."),
-        ({"sise": 3}, r"^dataset\.sise: ImageFolder has no such field\. Did you mean 'size'\?"),
+        ({"sise": 3}, r"^dataset\.sise: image_folder has no such field\. Did you mean 'size'\?"),
     ],
     ids=str,
 )
@@ -727,6 +727,6 @@ def test_invalid_fields_are_refused(fields: dict[str, Any], said: str, tmp_path:
 
 
 def test_a_size_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^dataset\.size: ImageFolder needs it\. Give a value\."):
+    with pytest.raises(UserError, match=r"^dataset\.size: image_folder needs it\. Give a value\."):
         build("dataset", {"name": "image_folder", "path": str(tmp_path)})
     refused(r"^dataset\.scale: 0\.0 is outside \[1e-150, 1e\+150\]", tmp_path, "latents", scale=0)

@@ -308,10 +308,10 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
             {"coupling": {"name": "sinkhorn", "reg": 0}},
             "coupling.reg: 0.0 is outside [0.005, 1e+150]. Choose a value inside.",
         ),
-        ({"coupling": {"name": "pairs"}}, "coupling.path: Pairs needs it. Give a value."),
+        ({"coupling": {"name": "pairs"}}, "coupling.path: pairs needs it. Give a value."),
         (
             {"noise": {"name": "population", "dataset": {"name": "npz"}}},
-            "noise.dataset.path: Npz needs it. Give a value.",
+            "noise.dataset.path: npz needs it. Give a value.",
         ),
         (
             {"objective": {"label_dropout": -0.1}},

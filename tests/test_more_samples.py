@@ -51,8 +51,8 @@ def judged(run: Run, changes: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
             [{"nfe": 2, "num_samples": 65}, {"nfe": 2, "num_samples": 66}],
             r"^more_samples\[1\]\.nfe: 2 is named twice\.",
         ),
-        ([{"nfe": 2}], r"^more_samples\[0\]\.num_samples: MoreSamples needs it\."),
-        ([{"nfe": 2, "number": 65}], r"^more_samples\[0\]\.number: MoreSamples has no such field\."),
+        ([{"nfe": 2}], r"^more_samples\[0\]\.num_samples: is needed\."),
+        ([{"nfe": 2, "number": 65}], r"^more_samples\[0\]\.number: is not a known field\."),
     ],
 )
 def test_invalid_more_samples_are_refused(more: list[dict[str, int]], message: str) -> None:

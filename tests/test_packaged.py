@@ -220,7 +220,7 @@ def test_an_installed_wheel_writes_nothing_beside_its_studies(installed: Command
     refused = installed("-m", "harness", "publish")
     assert refused.returncode == 2
     assert "these studies belong to the installed package" in refused.stderr
-    assert "set HARNESS_STUDIES to the copy" in refused.stderr
+    assert "Set HARNESS_STUDIES to a folder of your own with your studies" in refused.stderr
     examined = installed("-m", "harness", "doctor")
     assert "no lock here" in examined.stdout, examined.stderr
     assert "make" not in examined.stdout

@@ -329,8 +329,8 @@ def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
     ("arguments", "said"),
     [
         (["digit"], "dataset: 'digit' is not a known dataset. Did you mean 'digits'?"),
-        (["image_folder"], "dataset.path: ImageFolder needs it. Give a value."),
-        (["image_folder", "--set", "path=pets"], "dataset.size: ImageFolder needs it. Give a value."),
+        (["image_folder"], "dataset.path: image_folder needs it. Give a value."),
+        (["image_folder", "--set", "path=pets"], "dataset.size: image_folder needs it. Give a value."),
         (
             ["image_folder", "--set", "path=pets", "--set", "size=big"],
             "dataset.size: expected a whole number, got 'big'.",
@@ -344,7 +344,7 @@ def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
             "dataset.path: {folder}/here/pets does not exist. ./here/pets exists: give its absolute path, "
             "{folder}/work/here/pets.\n",
         ),
-        (["digits", "--set", "size=8"], "dataset.size: Digits has no such field."),
+        (["digits", "--set", "size=8"], "dataset.size: digits has no such field."),
         (["digits", "--set", "size"], "--set: 'size' is not path=value."),
         (["digits", "--out", "x.pdf"], "--out: x.pdf must end in .png."),
         (["--out", "x.png"], "NAME: no data set is named. Pass one that `harness data` lists."),

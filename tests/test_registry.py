@@ -118,7 +118,7 @@ def test_unknown_family() -> None:
     [
         ("unifrom", "weighting: 'unifrom' is not a known weighting. Did you mean 'uniform'?"),
         ({"name": "min_snr", "gamma": 0}, "weighting.gamma: 0.0 is outside [1e-150, 1e+150]. Choose a value inside."),
-        ({"name": "min_snr", "gama": 1}, "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
+        ({"name": "min_snr", "gama": 1}, "weighting.gama: min_snr has no such field. Did you mean 'gamma'?"),
         (Linear(), "weighting: expected a weighting, got Linear(). Give its name."),
     ],
 )
@@ -207,10 +207,10 @@ def test_a_field_that_must_be_given_has_no_default() -> None:
     }  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         build("coupling", "pairs")
-    assert str(caught.value) == "coupling.path: Pairs needs it. Give a value."
+    assert str(caught.value) == "coupling.path: pairs needs it. Give a value."
     with pytest.raises(ConfigError) as caught:
         build("dataset", {"name": "image_folder", "path": "pictures"})
-    assert str(caught.value) == "dataset.size: ImageFolder needs it. Give a value."
+    assert str(caught.value) == "dataset.size: image_folder needs it. Give a value."
 
 
 def test_a_plugin_registers_what_it_declares(plugin: Path) -> None:

@@ -266,7 +266,7 @@ def test_results_are_judged_on_seeds_that_the_search_never_saw(tiny: RunConfig) 
         ({"metric": "fdi"}, r"^metric: 'fdi' is not a known metric\. Did you mean 'fid'"),
         ({"spaces": {"points": SPACE}}, r"^--scale: 'toy' has no space for digits\. Known: points"),
         ({"spaces": {"digits": {"train.learning_rat": log(1, 2)}}},
-         r"^space\.train\.learning_rat: TrainConfig has no such field\."),
+         r"^space\.train\.learning_rat: is not a known field\."),
         ({"spaces": {"digits": {"1 - train.ema_decay": even(0.5, 1.5)}}},
          r"^space\.train\.ema_decay: -0\.5 is outside \[0, 1\)"),
         ({"spaces": {"digits": {"train.batch_size": even(1.0, 2.0)}}},
@@ -283,7 +283,7 @@ def test_results_are_judged_on_seeds_that_the_search_never_saw(tiny: RunConfig) 
         ({"spaces": {"digits": [log(1, 2)]}}, r"^spaces\['digits'\]: expected a mapping"),
         ({"fixed": {3: 4}}, r"^a name in fixed: expected a text, got 3"),
         ({"trials": 2.5}, r"^trials: expected a whole number, got 2\.5"),
-        ({"fixed": {}}, r"^space\.weighting\.gamma: Uniform\w* has no such field"),
+        ({"fixed": {}}, r"^space\.weighting\.gamma: uniform has no such field"),
     ],
     ids=str,
 )  # fmt: skip

@@ -202,7 +202,7 @@ def _studies() -> Iterator[Finding]:
     try:
         number = len(load_scales())
     except (UserError, AttributeError) as error:
-        advice = "Set HARNESS_STUDIES to a folder with scales.py, or unset it."
+        advice = "Mend scales.py in the folder of HARNESS_STUDIES, or unset it."
         yield Finding("studies", str(error), advice, True)
         return
     yield Finding("studies", f"{studies_folder()}: {number} scales")

@@ -76,11 +76,19 @@ class Config(Nested):
         known = hints(cls)
         for name in value:
             if name not in known:
-                raise ConfigError(name, f"{cls.__name__} has no such field. {did_you_mean(name, known)}")
+                raise _unknown(cls, name)
         missing = [f.name for f in dataclasses.fields(cls) if f.name not in value and required(f)]
         if missing:
-            raise ConfigError(missing[0], f"{cls.__name__} needs it. Give a value.")
+            owner = getattr(cls, "name", "")
+            raise ConfigError(missing[0], f"{owner} needs it. Give a value." if owner else "is needed. Give a value.")
         return cls(**value)
+
+
+def _unknown(cls: type[Config], field: str) -> ConfigError:
+    """Return the error for a field that a class lacks; a component calls itself by its name."""
+    owner = getattr(cls, "name", "")
+    reason = f"{owner} has no such field" if owner else "is not a known field"
+    return ConfigError(field, f"{reason}. {did_you_mean(field, hints(cls))}")
 
 
 C = TypeVar("C", bound=Config)
@@ -100,7 +108,7 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
     values = {}
     for head in dict.fromkeys(path.partition(".")[0] for path in changes):
         if head not in known:
-            raise ConfigError(head, f"{type(config).__name__} has no such field. {did_you_mean(head, known)}")
+            raise _unknown(type(config), head)
         below = {path[len(head) + 1 :]: v for path, v in changes.items() if path.startswith(head + ".")}
         try:
             given = read(known[head], changes.get(head, getattr(config, head)))

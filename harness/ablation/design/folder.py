@@ -19,7 +19,20 @@ def studies_folder() -> Path:
 
     The working directory's are never taken unasked: the files are executed.
     """
-    return Path(os.environ.get("HARNESS_STUDIES") or (INSTALLED if INSTALLED.is_dir() else ROOT / "studies"))
+    own = os.environ.get("HARNESS_STUDIES")
+    if own and not Path(own).is_dir():
+        raise UserError(f"HARNESS_STUDIES: {own} is not a folder. Set it to the folder of your studies, or unset it.")
+    return Path(own) if own else _came_with_the_code()
+
+
+def scales_file() -> Path:
+    """Return the file of scales in `studies_folder`, or the one that came with the code if the folder has none."""
+    own = studies_folder() / "scales.py"
+    return own if own.exists() else _came_with_the_code() / "scales.py"
+
+
+def _came_with_the_code() -> Path:
+    return INSTALLED if INSTALLED.is_dir() else ROOT / "studies"
 
 
 def papers_folder() -> Path:
@@ -70,7 +83,7 @@ def no_scale(name: str, known: Iterable[str]) -> UserError:
 
 
 def _scales() -> ast.Module:
-    return ast.parse((studies_folder() / "scales.py").read_text())
+    return ast.parse(scales_file().read_text())
 
 
 def _scale_keys(text: ast.Module) -> list[ast.expr | None]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from harness.ablation.design.crossing import ARM, Crossing, Level, Settings, axes_of, with_baseline
 from harness.ablation.design.declared import require_types
-from harness.ablation.design.folder import declared_in, declaring, file_of, no_scale, studies_folder
+from harness.ablation.design.folder import declared_in, declaring, file_of, no_scale, scales_file
 from harness.ablation.design.looks import Looks, Spending
 from harness.ablation.design.matching import By, refuse_lengths
 from harness.ablation.design.tuned import Tuned
@@ -177,4 +177,4 @@ def about_scale(name: str) -> str:
 
 
 def _scales_file() -> Any:
-    return load_file(studies_folder() / "scales.py", "harness_scales")
+    return load_file(scales_file(), "harness_scales")

@@ -44,7 +44,7 @@ def publishing_folder() -> Path:
     if studies_folder().absolute() == INSTALLED:
         raise UserError(
             f"{INSTALLED}: these studies belong to the installed package, and nothing is published beside them. "
-            "Copy the folder to a place of your own, and set HARNESS_STUDIES to the copy."
+            "Set HARNESS_STUDIES to a folder of your own with your studies: the results/ beside it gets the table."
         )
     return published_folder()
 
