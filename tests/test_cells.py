@@ -512,7 +512,7 @@ def columns_apart(constant: int) -> np.ndarray:
          r"^dataset\.pca: 41 is more than 40, the most for these cells and genes\. Choose fewer\."),
         (COUNTS[:20], {"genes": 12, "pca": 17}, r"^dataset\.pca: 17 is more than 1[0-9], the most for these cells"),
         (COUNTS[:4], {"genes": 5}, "4 samples cannot be split into training samples and one in 5 held out"),
-        (COUNTS[:1], {"genes": 5}, "1 samples cannot be split"),
+        (COUNTS[:1], {"genes": 5}, "1 sample cannot be split"),
         (COUNTS, {"condition": "donr"},
          r"^dataset\.condition: the cells have no column 'donr'\. Did you mean 'donor'\?"),
         (COUNTS, {"layer": "count"}, r"^dataset\.layer: the cells have no layer 'count'\. Did you mean 'counts'\?"),

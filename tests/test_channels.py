@@ -193,7 +193,7 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
     "a row of nothing": (
         "a,b",
         lambda i: "" if i == 4 else f"{TEMP[i]},{LOAD[i]}",
-        "2 of its cells hold no number, the first A6",
+        "2 cells hold no number, the first A6",
     ),
     "no header": ("20.1,1200.5", lambda i: f"{TEMP[i]},{LOAD[i]}", "row 1 holds no names of columns"),
     "no header, dates": ("2023-12-31,1200.5", lambda i: f"{DAYS[i]},{LOAD[i]}", "row 1 holds no names of columns"),
@@ -206,52 +206,52 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
     "one bad cell": (
         "a,b",
         lambda i: f"{TEMP[i]},{'oops' if i == 7 else LOAD[i]}",
-        "1 of its cells hold no number, the first B9 in column 'b' .'oops'.",
+        "1 cell holds no number, the first B9 in column 'b' .'oops'.",
     ),
     "dashes": (
         "a,b",
         lambda i: f"{'-' if i % 5 == 3 else TEMP[i]},{LOAD[i]}",
-        "20 of its cells hold no number, the first A5 in column 'a' .'-'.",
+        "20 cells hold no number, the first A5 in column 'a' .'-'.",
     ),
     "n/a": (
         "a,b",
         lambda i: f"{TEMP[i]},{'n/a' if i == 2 else LOAD[i]}",
-        "1 of its cells hold no number, the first B4 in column 'b' .'n/a'.",
+        "1 cell holds no number, the first B4 in column 'b' .'n/a'.",
     ),
     "mostly missing": (
         "a,b",
         lambda i: f"{TEMP[i]},{'NA' if i % 9 else LOAD[i]}",
-        "88 of its cells hold no number, the first B3",
+        "88 cells hold no number, the first B3",
     ),
     "a unit in one cell": (
         "a,b",
         lambda i: f"{TEMP[i]},{LOAD[i]}" + " kW" * (i == 9),
-        "1 of its cells hold no number, the first B11 in column 'b' .'.* kW'.",
+        "1 cell holds no number, the first B11 in column 'b' .'.* kW'.",
     ),
     "per cent in some cells": (
         "a,b",
         lambda i: f"{TEMP[i]},{LOAD[i]}" + "%" * (i == 9),
-        "1 of its cells hold no number, the first B11",
+        "1 cell holds no number, the first B11",
     ),
     "per cent in most cells": (
         "a,b",
         lambda i: f"{TEMP[i]},{LOAD[i]}" + "%" * (i != 9),
-        "1 of its cells hold no number, the first B11",
+        "1 cell holds no number, the first B11",
     ),
     "a row of units": (
         "a,b\nC,kW",
         lambda i: f"{TEMP[i]},{LOAD[i]}",
-        "2 of its cells hold no number, the first A2 in column 'a' .'C'.",
+        "2 cells hold no number, the first A2 in column 'a' .'C'.",
     ),
     "underscores": (
         "a,b",
         lambda i: f"{TEMP[i]},{'1_000' if i == 2 else LOAD[i]}",
-        "1 of its cells hold no number, the first B4 in column 'b' .'1_000'.",
+        "1 cell holds no number, the first B4 in column 'b' .'1_000'.",
     ),
     "wrong groups": (
         "a;b",
         lambda i: f"{TEMP[i]};{'1,00,000' if i == 2 else LOAD[i]}",
-        "1 of its cells hold no number, the first B4 in column 'b' .'1,00,000'.",
+        "1 cell holds no number, the first B4 in column 'b' .'1,00,000'.",
     ),
     "a name twice": ("a,b,a", lambda i: f"{TEMP[i]},{LOAD[i]},{TEMP[i]}", "the columns A and C are called 'a'"),
     "numbers without a name": (

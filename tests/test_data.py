@@ -103,7 +103,7 @@ def test_a_split_does_not_follow_positions() -> None:
 
 def test_a_split_without_either_part_is_refused() -> None:
     for number, every in ((0, 5), (1, 5), (4, 5), (9, 10), (1, 1), (3, 1)):
-        with pytest.raises(UserError, match=f"^dataset: {number} samples cannot be split"):
+        with pytest.raises(UserError, match=f"^dataset: {number} samples? cannot be split"):
             held_out(number, every)
     with pytest.raises(UserError, match=r"^dataset: 30 samples cannot be split"):
         held_out(30, 10, torch.arange(30))

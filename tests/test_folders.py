@@ -362,7 +362,7 @@ def test_a_folder_of_corrupt_pictures_alone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 9])
 def test_too_few_pictures_are_refused(number: int, tmp_path: Path) -> None:
-    said = rf"^dataset: {number} samples cannot be split into training samples and one in 10 held out\. Give more\."
+    said = rf"^dataset: {number} samples? cannot be split into training samples and one in 10 held out\. Give more\."
     refused(said, write(tmp_path / "x", coloured(number)))
 
 

@@ -273,7 +273,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return state
 
 
-def test_slurm_gets_arrays_by_the_plans_name(slurm: Path, tmp_path: Path) -> None:
+def test_slurm_gets_arrays_by_the_plans_name(slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launcher = Slurm(tmp_path / "plan.json", "toy-abc", "--partition=gpu --comment='two words'", 40)
     launcher.submit([0, 1, 2, 7, 999, 1000, 1003])
     asked = (slurm / "options").read_text().splitlines()
@@ -288,8 +288,10 @@ def test_slurm_gets_arrays_by_the_plans_name(slurm: Path, tmp_path: Path) -> Non
     assert launcher.alive() == {7, 1003}, "an answer that is missing is none"
     launcher.submit([8])
     assert launcher.alive() == {7, 8, 1003}, "what was submitted meanwhile is alive"
-    with pytest.raises(UserError, match=r"Slurm does not answer, so its queue is not known"):
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"^--launcher slurm: Slurm does not answer \(.*\), so its queue is not known"):
         Slurm(tmp_path / "plan.json", "toy-abc", "", None)
+    assert capsys.readouterr().err == "", "no trial goes on"
     (slurm / "away").unlink()
     launcher.cancel()
     assert (slurm / "cancelled").read_text().splitlines() == ["--name=toy-abc", "--name=toy-abc-1"]

@@ -177,7 +177,7 @@ def test_a_missing_value_is_named_by_its_place(value: float, ending: str, tmp_pa
     else:
         write_csv(path, NAMES, list(holed.T))
         refused(
-            rf"^{path}: 2 of its cells hold no number, the first B8 in column 'price' \('{value}'\)\. "
+            rf"^{path}: 2 cells hold no number, the first B8 in column 'price' \('{value}'\)\. "
             r"Fill them in, or set",
             path,
         )
@@ -186,7 +186,7 @@ def test_a_missing_value_is_named_by_its_place(value: float, ending: str, tmp_pa
 
 def test_an_empty_cell_of_a_csv_is_missing(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n" + "1,2\n3,\n" + "4,5\n" * 60)
-    refused(r"x\.csv: 1 of its cells hold no number, the first B3 in column 'b' \(empty\)", tmp_path / "x.csv")
+    refused(r"x\.csv: 1 cell holds no number, the first B3 in column 'b' \(empty\)", tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,9 @@ def test_one_column_and_many_are_drawn(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ({}, {"columns": ["incom"]}, r"^dataset\.columns: .*x\.csv has no numeric column 'incom'\. Did you mean"),
         ({}, {"label": "three"}, r"^dataset\.label: .*x\.csv has no column 'three'\. Did you mean 'tree'\?"),
-        ({}, {"columns": ["age", "tree"]}, r"x\.csv: 90 of its cells hold no number, the first D2 in column 'tree'"),
-        ({"age": [*VALUES[:40, 0], "young", *VALUES[41:, 0]]}, {}, r"1 of its .* first A42 in column 'age' \('young'"),
-        ({"rate": [*VALUES[:9, 0], "nan", *VALUES[10:, 0]]}, {}, r"1 of its .* first C11 in column 'rate' \('nan'\)"),
+        ({}, {"columns": ["age", "tree"]}, r"x\.csv: 90 cells hold no number, the first D2 in column 'tree'"),
+        ({"age": [*VALUES[:40, 0], "young", *VALUES[41:, 0]]}, {}, r"1 cell holds .* first A42 in column 'age' \('young'"),
+        ({"rate": [*VALUES[:9, 0], "nan", *VALUES[10:, 0]]}, {}, r"1 cell holds .* first C11 in column 'rate' \('nan'\)"),
         ({"rate": [0.1] * ROWS}, {}, r"^dataset: the column 'rate' never varies\. Set dataset\.columns to the other"),
         ({"rate": 1e9 + VALUES[:, 0]}, {}, r"^dataset: the column 'rate' varies by .* too little for float32\."),
         ({"tree": ["oak", "", *KINDS[2:]]}, {"label": "tree"}, r"x\.csv: D3 in column 'tree' holds no class \(empty\)"),

@@ -222,8 +222,9 @@ def held_out(number: int, every: float, strata: Tensor | None = None) -> Tensor:
     if strata is not None:
         mask &= torch.bincount(strata)[strata] > 1
     if not mask.any() or mask.all():
+        samples = "1 sample" if number == 1 else f"{number} samples"
         raise UserError(
-            f"dataset: {number} samples cannot be split into training samples and one in {every:g} held out. Give more."
+            f"dataset: {samples} cannot be split into training samples and one in {every:g} held out. Give more."
         )
     return mask
 

@@ -213,8 +213,9 @@ def _refuse_gaps(table: Table, chosen: Sequence[int], values: np.ndarray) -> Non
     if len(rows):
         number = chosen[columns[0]]
         text = table.texts[number][int(rows[0])]
+        empty = "1 cell holds" if len(rows) == 1 else f"{len(rows)} cells hold"
         raise UserError(
-            f"{table.path}: {len(rows)} of its cells hold no number, the first {table.place(int(rows[0]), number)} "
+            f"{table.path}: {empty} no number, the first {table.place(int(rows[0]), number)} "
             f"in column '{table.names[number]}' ({repr(text) if text else 'empty'}). "
             "Fill them in, or set dataset.columns to other columns."
         )

@@ -62,11 +62,11 @@ class Slurm(Launcher, name="slurm"):
         if own := [word for word in self.words if word.startswith(OWN)]:
             raise UserError(f"--on: {own[0]} is set by the launcher, which finds its trials by it. Leave it out.")
         self._groups = {*range(GROUPS)}
-        found = self._queue()
-        cancelled = self._queue("--states=CANCELLED")
-        if found is None or cancelled is None:
-            raise UserError("--launcher slurm: Slurm does not answer, so its queue is not known. Try again later.")
-        self._cancelled_before = cancelled
+        try:
+            found = self._queue()
+            self._cancelled_before = self._queue("--states=CANCELLED")
+        except UserError as error:
+            raise UserError(f"--launcher slurm: {error}, so its queue is not known. Try again later.") from None
         self._last = {number for _, number in found}
         self._groups = {number // LARGEST_INDEX for number in self._last}
 
@@ -100,17 +100,24 @@ class Slurm(Launcher, name="slurm"):
 
     def alive(self) -> set[int]:
         """Return the trials in Slurm's queue; those of the last answer while Slurm does not answer."""
-        if (found := self._queue()) is not None:
+        if (found := self._answer()) is not None:
             self._last = {number for _, number in found}
         return {*self._last}
 
     def given_up(self) -> Mapping[int, str]:
         """Return the trials whose jobs somebody has cancelled since this command began."""
-        cancelled = (self._queue("--states=CANCELLED") or set()) - self._cancelled_before
+        cancelled = (self._answer("--states=CANCELLED") or set()) - self._cancelled_before
         return dict.fromkeys((number for _, number in cancelled), CANCELLED)
 
-    def _queue(self, *options: str) -> set[tuple[str, int]] | None:
-        """Return (job, number of the trial) of the tasks in the queue; None if Slurm does not answer."""
+    def _answer(self, *options: str) -> set[tuple[str, int]] | None:
+        """Return the queue; None, with a line for the user, if Slurm does not answer."""
+        try:
+            return self._queue(*options)
+        except UserError as error:
+            return say_once(f"{error}. The trials go on without it.")
+
+    def _queue(self, *options: str) -> set[tuple[str, int]]:
+        """Return (job, number of the trial) of the tasks in the queue; `UserError` if Slurm does not answer."""
         if not self._groups:
             return set()
         names = {self._job(group): group for group in sorted(self._groups)}
@@ -118,8 +125,7 @@ class Slurm(Launcher, name="slurm"):
         own = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
         done = subprocess.run(asked, env=own, capture_output=True, text=True)
         if done.returncode:
-            say_once(f"Slurm does not answer ({' '.join(done.stderr.split())}). The trials go on without it.")
-            return None
+            raise UserError(f"Slurm does not answer ({' '.join(done.stderr.split())})")
         rows = [line.split(maxsplit=3) for line in done.stdout.splitlines() if line.strip()]
         for reason in {row[3] for row in rows if len(row) > 3 and any(word in row[3] for word in STUCK)}:
             say_once(f"Slurm holds trials back: {reason}. Change --on, or ask who runs the cluster.")
