@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -112,7 +113,13 @@ def test_it_reads_beside_a_command_that_holds_every_lock(
     monkeypatch.setattr(status, "plan_of", lambda options: plan.up_to(1))
     monkeypatch.setattr(status, "declared_in", lambda *_: False)
     assert main(["status", "toy"]) == 2
-    assert "toy-digits: no command has begun it. Looked in " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "toy-digits: no command has begun it. Looked in " in said
+    assert said.endswith("Run `harness ablate toy --scale digits` first.\n")
+    changed = dataclasses.replace(plan, changes={"train.steps": 3})
+    changed.write()
+    assert main(["status", "toy"]) == 2
+    assert f"Begun with other changes: {changed.name}; give their --set. Run `harness" in capsys.readouterr().err
     plan.write()
     write_json(plan.folder / node.FILE, {"device": "cpu", "hardware": "x", "host": "n7"})
 

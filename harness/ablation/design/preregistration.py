@@ -80,10 +80,10 @@ def unplanned(plan: Plan) -> list[str]:
     reached = plan.looks.within(len(plan.seeds))
     if extra := plan.seeds[plan.looks.seeds[reached - 1] if reached else 0 :]:
         looks = ", ".join(map(str, plan.looks.seeds))
-        last = "the last seed takes" if len(extra) == 1 else f"the last {len(extra)} seeds take"
+        others = "the last seed takes" if len(extra) == 1 else f"the last {len(extra)} seeds take"
         lines.append(
             f"Not planned: no look is at {len(plan.seeds)} seeds (looks are at {looks}); "
-            f"{last} no part in the verdicts."
+            f"{others} no part in the verdicts."
         )
     return lines
 
