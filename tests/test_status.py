@@ -116,7 +116,7 @@ def test_it_reads_beside_a_command_that_holds_every_lock(
     said = capsys.readouterr().err
     assert "toy-digits: no command has begun it. Looked in " in said
     assert said.endswith("Run `harness ablate toy --scale digits` first.\n")
-    changed = dataclasses.replace(plan, changes={"train.steps": 3})
+    changed = dataclasses.replace(plan, changes={"train.steps": "3"})
     changed.write()
     assert main(["status", "toy"]) == 2
     assert f"Begun with other changes: {changed.name}; give their --set. Run `harness" in capsys.readouterr().err
