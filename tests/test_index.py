@@ -190,12 +190,7 @@ def _other_code(path: Path) -> None:
     path.write_text(text.replace(json.loads(text)[0], "0123456789ab").replace("0.1", "0.9"))
 
 
-def _folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-@pytest.mark.parametrize("spoil", [_garbage, _cut, _no_numbers, _other_code, Path.unlink, _folder])
+@pytest.mark.parametrize("spoil", [_garbage, _cut, _no_numbers, _other_code, Path.unlink])
 def test_without_a_good_index_the_files_are_read(
     spoil: Callable[[Path], None], plan: Plan, opened: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,3 +206,13 @@ def test_without_a_good_index_the_files_are_read(
     pd.testing.assert_frame_equal(again, cells, check_exact=True)
     assert same == facts
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_index_that_cannot_be_written_stops_nothing(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    place = files.runs_folder().with_name("index")
+    place.write_bytes(b"a file where the folder should be")
+    cells, _ = found(plan)
+    at_the_next_command()
+    pd.testing.assert_frame_equal(found(plan)[0], cells)
+    assert f"{place}/" in (said := capsys.readouterr().err)
+    assert "cannot be written (File exists). Reports read the runs' files again." in said

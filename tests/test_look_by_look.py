@@ -57,6 +57,19 @@ def test_a_look_reports_what_it_can_show_and_the_cost_of_the_next(tiny: RunConfi
     assert len(reached(alone).seeds) == 3
 
 
+def test_a_run_that_was_removed_takes_no_look_back(tiny: RunConfig, score: Any) -> None:
+    """The verdicts of the later look would vanish from the table until somebody names the look again."""
+    plan = planned(tiny)
+    for now in through(plan, 8):
+        measure(now, score)
+    for seed in (0, 4):
+        plan.run("c", seed).evaluation_file(plan.protocol("c")).unlink()
+    assert len(reached(plan).seeds) == 8
+    assert reached(plan).unfinished() == [("c", 0), ("c", 4)]
+    plan.run("c", 7).evaluation_file(plan.protocol("c")).unlink()
+    assert len(reached(plan).seeds) == 3, "seed 4 is of the second look, and seed 7 of the third"
+
+
 @pytest.fixture
 def carried_out(tiny: RunConfig, score: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[int], str]]:
     """`harness ablate` with these options, with invented values instead of training; returns the seeds of each look,

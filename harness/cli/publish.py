@@ -76,8 +76,8 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
 
 
 def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
-    """Return the plan whose trials have all ended, at its last complete look; `UserError` if there is none."""
-    plan, left = min(((reached(plan), plan.unfinished()) for plan in plans), key=lambda found: len(found[1]))
+    """Return the plan whose trials have all ended, at the last look that it reached; `UserError` if there is none."""
+    plan, left = min(((found, found.unfinished()) for found in map(reached, plans)), key=lambda one: len(one[1]))
     if left:
         arm, seed = left[0]
         place = plan.run(arm, seed).folder

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from harness.core.files import complete_lines, runs_folder, short_hash, signature, write_atomic
-from harness.core.reading import LARGEST, Damaged, bytes_of
+from harness.core.reading import LARGEST, Damaged, bytes_of, say_once
 from harness.runs.numbers import Judged, Trained
 
 if TYPE_CHECKING:
@@ -108,16 +108,24 @@ _OPEN: dict[Path, Index] = {}
 @functools.cache
 def index_of(run: Path) -> Index:
     """Return the index for a run directory, which may be anywhere."""
-    place = runs_folder().with_name("index") / f"{run.name.partition('-')[0]}.json"
+    place = _folder() / f"{run.name.partition('-')[0]}.json"
     if place not in _OPEN:
         _OPEN[place] = Index(place)
     return _OPEN[place]
 
 
 def store() -> None:
-    """Write the new entries of every index."""
-    for index in _OPEN.values():
-        index.store()
+    """Write the new entries. An index that cannot be written costs time, and no command."""
+    for place, index in _OPEN.items():
+        if place.parent == _folder():
+            try:
+                index.store()
+            except OSError as error:
+                say_once(f"{place}: cannot be written ({error.strerror}). Reports read the runs' files again.")
+
+
+def _folder() -> Path:
+    return runs_folder().with_name("index")
 
 
 def _read(place: Path) -> Content:

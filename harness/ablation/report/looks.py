@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -41,16 +42,16 @@ def through(plan: Plan, seeds: int, at: Callable[[Plan], Plan] = as_it_is) -> It
 
 
 def reached(plan: Plan) -> Plan:
-    """Return the plan at its last complete look; at its first look where none is complete."""
-    complete = decided(plan.up_to(plan.looks.seeds[0]))
-    left = complete.unfinished()
-    for n in plan.looks.seeds[1:]:
-        if left or complete.is_decided:
-            break
+    """Return the plan at the last look whose own seeds have all ended; at its first look where none has.
+
+    A run of an earlier look that was removed takes no look back: it is open again.
+    """
+    first, *_ = plan.looks.seeds
+    for before, n in reversed([*itertools.pairwise(plan.looks.seeds)]):
         now = decided(plan.up_to(n))
-        left = now.unfinished()
-        complete = complete if left else now
-    return complete
+        if not any(seed >= before for _, seed in now.unfinished()):
+            return now
+    return decided(plan.up_to(first))
 
 
 def about(plan: Plan, settled: Settled) -> list[str]:
