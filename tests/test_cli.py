@@ -236,6 +236,17 @@ def test_a_folder_of_ones_own_studies_needs_no_scales(
         assert said in refused(*command.split())
 
 
+@pytest.mark.parametrize("place", ["mine.py", "studies/mine.py"])
+def test_the_name_of_a_file_in_this_folder_gets_its_path(
+    place: str, refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file of the working directory is executed only if its path is given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / place).write_text("raise SystemExit('it ran')\nSTUDY = 1\n")
+    assert f"'mine' is not a known study. Give the path of your file: {place}." in refused("plan", "mine")
+
+
 def test_every_command_is_a_module_of_its_name() -> None:
     """Except `list`, which would hide Python's `list`."""
     modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}

@@ -102,12 +102,14 @@ class Mirror:
 
         The file's name contains the store's address when the record was created; the store may have moved since.
         """
-        about = {"experiment": self.experiment, "folder": folder.name, "key": key}
-        usual = folder / "tracking" / f"{digest({'uri': redacted(self.uri), **about})}.json"
+        about = {"uri": redacted(self.uri), "experiment": self.experiment, "folder": folder.name, "key": key}
+        usual = folder / "tracking" / f"{digest(about)}.json"
         for path in _places(usual):
             state = sent_of(path)
-            if state and path.stem == digest({"uri": state["uri"], **about}) and self._holds(state["run_id"]):
-                return path, state
+            if state and self._holds(state["run_id"]):
+                named = about | {"uri": state["uri"]}
+                if path.stem == (usual.stem if named == about else digest(named)):
+                    return path, state
         return usual, {}
 
     def _holds(self, run_id: str) -> bool:

@@ -149,7 +149,9 @@ def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
         if declared_in(name, "TABLE"):
             told = f"`harness compare {name}` compares it with our values, and writes its page"
             raise UserError(f"'{name}' is a published table and declares no {word}. {told}.")
-        raise UserError(f"'{name}' is not a known {word}. {did_you_mean(name, declaring(variable))}")
+        here = [path for path in (f"{name}.py", f"studies/{name}.py") if declared_in(path, variable)]
+        advice = f"Give the path of your file: {here[0]}." if here else did_you_mean(name, declaring(variable))
+        raise UserError(f"'{name}' is not a known {word}. {advice}")
     declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
     if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):
         raise UserError(

@@ -67,7 +67,8 @@ def about(plan: Plan, settled: Settled) -> list[str]:
         if settled.verdicts[name].word == UNDECIDED
     }
     if not sizes:
-        return [f"{where}: no {plan.kind} is open."]
+        too_few = any(verdict.word == UNDECIDED for verdict in settled.verdicts.values())  # a note names these arms
+        return [] if too_few else [f"{where}: no {plan.kind} is open."]
     told = ", ".join(f"{size:.0%} ({name})" for name, size in sorted(sizes.items(), key=lambda item: item[1]))
     return [f"{where}: of the open {plan.kind}s, only differences above these can show here: {told}."]
 
