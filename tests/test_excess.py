@@ -285,4 +285,4 @@ def test_the_effect_of_a_floor_on_ratios_is_reported_where_it_matters(tiny: RunC
     assert told(98.0, 1.1, 2.0)[0].startswith("The value of a, 100, cannot be told from the floor: here the metric")
     assert told(98.0, 1.1, -2.0)[0].startswith("The value of a, 96, cannot be told")
     squares = Floor("fresh", 64, 2, (5.0,), 0.1)
-    assert "The square of a value is the sum of the squares" in excess.remarks(plan, squares, {})[0]
+    assert "The rest of a value is its excess: value^2 = floor^2 + excess^2." in excess.remarks(plan, squares, {})[0]

@@ -99,11 +99,12 @@ def plain(excess: Excess) -> dict[str, Any]:
 def remarks(plan: Plan, floor: Floor, found: Mapping[str, Excess]) -> list[str]:
     """Return the sentences about the floor and the excesses."""
     sets = f"{len(floor.values)} set{'s' if len(floor.values) > 1 else ''} of {floor.samples:,}"
-    law = "" if floor.power == 1 else " The square of a value is the sum of the squares of its floor and its excess."
+    law = "" if floor.power == 1 else f": value^{floor.power:g} = floor^{floor.power:g} + excess^{floor.power:g}"
     lines = [
         f"Floor of {label_of(plan.metric)} at NFE {plan.nfe}: {floor.value:.4g} (one standard error either way: "
-        f"{floor.moved(-1):.4g} to {floor.moved(1):.4g}), measured on {sets} {KINDS[floor.kind]}.{law} Excesses "
-        "treat the floor as known; their intervals are 95 %, unadjusted, and carry no verdict."
+        f"{floor.moved(-1):.4g} to {floor.moved(1):.4g}), measured on {sets} {KINDS[floor.kind]}. The rest of a "
+        f"value is its excess{law}. Excesses treat the floor as known; their intervals are 95 %, unadjusted, and carry "
+        "no verdict."
     ]
     if base := found.get(plan.baseline):
         lines += _about_baseline(plan, floor, base)

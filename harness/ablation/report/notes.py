@@ -172,8 +172,8 @@ def _rule(plan: Plan) -> str:
     if plan.crossing:
         over = "the arms and their settings" if plan.crossing.swept else "the main effects"
     if len(plan.looks.seeds) > 1:
-        over += " and, " + ("in equal parts" if plan.looks.spending == "equal" else "by the seeds that each adds")
-        over += ", over the looks"
+        equal = plan.looks.spending == "equal"
+        over += f", and over the looks {'in equal parts' if equal else 'in proportion to the seeds that each adds'}"
     return (
         f"Verdicts: {titled(plan.metric)} at NFE {plan.nfe}, paired t on logs, with looks at {numbers} seeds; the "
         f"chance of a wrong verdict in the study, {LEVEL:.0%} at most, is divided over {over}; smallest difference of "
