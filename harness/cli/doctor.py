@@ -238,9 +238,8 @@ def _versions() -> Iterator[Finding]:
         advice = "Values may differ in the last digits. `make -B .venv/ready` installs the locked versions."
         yield Finding("packages", "; ".join(other), advice)
     else:
-        yield Finding(
-            "packages", f"{len(asked)} in the versions of {lock.name}" if locked_at else f"{len(asked)}; no lock here"
-        )
+        which = f"the versions of {lock.name}" if locked_at else "versions that the package allows"
+        yield Finding("packages", f"{len(asked)} in {which}")
 
 
 def _checkout() -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from harness.ablation.design.addresses import stored_plans
 from harness.ablation.design.folder import declared_in
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import preregister
@@ -67,13 +68,24 @@ def as_trained(plan: Plan) -> list[Plan]:
 
 
 def looked_for(plan: Plan) -> str:
-    """Say where the runs of a plan were looked for, and under which protocol their values."""
+    """Say where the runs of a plan were looked for, under which protocol their values, and what was begun instead."""
     arm, seed = plan.trials()[0]
     first = plan.run(arm, seed)
+    begun = (
+        f" Begun with other changes: {', '.join(others)}; give their --set."
+        if (others := begun_otherwise(plan))
+        else ""
+    )
     return (
         f"Looked in {first.folder.parent} for {len(plan.trials())} runs (first: {first.name}, {arm} seed {seed}) and "
-        f"for their evaluations under protocol {plan.protocol(arm).digest}."
+        f"for their evaluations under protocol {plan.protocol(arm).digest}.{begun}"
     )
+
+
+def begun_otherwise(plan: Plan) -> list[str]:
+    """Return the names of the plans of the same study and scale that were begun with other changes."""
+    begins = f"{plan.study}-{plan.scale}-"
+    return sorted({stored.name for stored in stored_plans() if f"{stored.name}-".startswith(begins)} - {plan.name})
 
 
 def training_command(options: argparse.Namespace) -> str:

@@ -18,7 +18,7 @@ from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history, published
 from harness.ablation.report.committed import publishing_folder
 from harness.ablation.report.looks import reached
-from harness.cli.plans import as_trained, plan_of, prepare, report, training_command
+from harness.cli.plans import as_trained, begun_otherwise, plan_of, prepare, report, training_command
 from harness.cli.shared import told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
@@ -82,5 +82,8 @@ def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
         arm, seed = left[0]
         place = plan.run(arm, seed).folder
         reason = f"{len(left)} of {len(plan.trials())} trials have not ended, for example {arm} seed {seed} ({place})"
-        raise UserError(f"{plan.name}: {reason}. Run `{training_command(options)}` first.")
+        advice = f"Run `{training_command(options)}` first."
+        if others := begun_otherwise(plan):
+            advice += f" {', '.join(others)} cannot be published: put its --set into the study's file, in at_scale."
+        raise UserError(f"{plan.name}: {reason}. {advice}")
     return plan

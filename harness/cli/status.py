@@ -7,7 +7,6 @@ import time
 
 from rich.console import Console
 
-from harness.ablation.design.addresses import stored_plans
 from harness.ablation.design.folder import declared_in
 from harness.ablation.design.plan import Plan
 from harness.ablation.report.progress import State, grids, states, told
@@ -53,8 +52,6 @@ def last_of(options: argparse.Namespace) -> Plan:
         last = Plan.read(place)
         seeds = plan.seeds if options.seeds is not None else last.seeds
         return plan.so_far(seeds, last.closed)
-    begins = f"{given.study}-{given.scale}-"
-    others = sorted({plan.name for plan in stored_plans() if f"{plan.name}-".startswith(begins)})
-    hint = f"Begun with other changes: {', '.join(others)}; give their --set. " if others else ""
-    advice = f"{hint}Run `{training_command(options)}` first."
-    raise UserError(f"{given.name}: no command has begun it. {looked_for(given)} {advice}")
+    raise UserError(
+        f"{given.name}: no command has begun it. {looked_for(given)} Run `{training_command(options)}` first."
+    )

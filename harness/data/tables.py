@@ -77,6 +77,8 @@ def _text(path: Path) -> str:
     """Return the decoded content; `UserError` if it is not text in UTF-8 or UTF-16."""
     try:
         content = bytes_of(path)
+        if content.startswith(b"PAR1"):
+            raise Damaged("it is a Parquet file")
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (Damaged, OSError, UnicodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Save it as .csv in UTF-8.") from error

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from harness.evaluation.protocol import Protocol
     from harness.runs.folder import Run
 
-MAKERS = ("harness.runs.numbers", "harness.runs.lacking", "harness.runs.contents")
-"""Modules that take numbers from files."""
+MAKERS = (
+    "harness.evaluation.protocol", "harness.runs.contents", "harness.runs.lacking", "harness.runs.numbers",
+    "harness.training.diagnostics",
+)  # fmt: skip
+"""Modules that decide which numbers are taken from files."""
 RECENT_S = 2.0
 """Seconds after a write in which an entry is not stored: where times are coarse, a later write may look the same."""
 T = TypeVar("T", Judged, Trained)
