@@ -4,6 +4,7 @@ marked.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -82,6 +83,10 @@ def test_a_study_is_published_once_every_trial_has_ended(
         ["studies/README.md"],
         before,
     )
+    changed = dataclasses.replace(plan, changes={"train.steps": "3"})
+    changed.write()
+    assert main(["publish", str(file)]) == 2
+    assert f"first. {changed.name} cannot be published: put its --set into the study's file" in capsys.readouterr().err
     judged(plan, score)
     assert main(["publish", str(file)]) == 0
     assert files(committed) == [

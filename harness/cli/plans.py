@@ -71,11 +71,8 @@ def looked_for(plan: Plan) -> str:
     """Say where the runs of a plan were looked for, under which protocol their values, and what was begun instead."""
     arm, seed = plan.trials()[0]
     first = plan.run(arm, seed)
-    begun = (
-        f" Begun with other changes: {', '.join(others)}; give their --set."
-        if (others := begun_otherwise(plan))
-        else ""
-    )
+    others = ", ".join(begun_otherwise(plan))
+    begun = f" Begun with other changes: {others}; give their --set." if others else ""
     return (
         f"Looked in {first.folder.parent} for {len(plan.trials())} runs (first: {first.name}, {arm} seed {seed}) and "
         f"for their evaluations under protocol {plan.protocol(arm).digest}.{begun}"
