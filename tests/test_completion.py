@@ -70,3 +70,10 @@ def test_completion_costs_nothing_where_nobody_asks() -> None:
     assert ended.returncode == 2
     assert "argparse" in ended.stderr
     assert "argcomplete" not in ended.stderr
+
+
+def test_a_wrong_folder_of_studies_completes_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path / "absent"))
+    for line in ("harness ablate ", "harness train --scale "):
+        names, _ = offered(line, tmp_path)
+        assert names == {""}

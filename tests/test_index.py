@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,32 @@ def test_a_file_that_was_written_just_now_gets_no_stored_entry(plan: Plan, opene
     opened.clear()
     found(plan)
     assert opened == [path]
+
+
+def test_an_entry_is_stored_once_its_file_is_old_enough(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command asks about a trial right after its end; it must not read the file again and again after that."""
+    arm, seed = plan.trials()[0]
+    run, protocol = plan.run(arm, seed), plan.protocol(arm)
+    os.utime(run.evaluation_file(protocol))
+    own = index.index_of(run.folder)
+    run.numbers(protocol)
+    (key,) = own.content.judged
+    assert key in own.recent
+    monkeypatch.setattr(index, "RECENT_S", 0.0)
+    run.numbers(protocol)
+    assert key not in own.recent
+
+
+def test_the_index_forgets_runs_that_were_removed(plan: Plan) -> None:
+    found(plan)
+    arm, seed = plan.trials()[0]
+    run = plan.run(arm, seed)
+    shutil.rmtree(run.folder)
+    own = index.index_of(run.folder)
+    at_the_next_command()
+    _, *kinds = json.loads(own.place.read_text())
+    assert [len(kind) for kind in kinds] == [SEEDS - 1, SEEDS - 1]
+    assert not any(key.startswith(run.name) for kind in kinds for key in kind)
 
 
 def test_what_is_not_complete_gets_no_entry(plan: Plan, opened: list[Path]) -> None:

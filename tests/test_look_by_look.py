@@ -57,19 +57,6 @@ def test_a_look_reports_what_it_can_show_and_the_cost_of_the_next(tiny: RunConfi
     assert len(reached(alone).seeds) == 3
 
 
-def test_a_run_that_was_removed_takes_no_look_back(tiny: RunConfig, score: Any) -> None:
-    """The verdicts of the later look would vanish from the table until somebody names the look again."""
-    plan = planned(tiny)
-    for now in through(plan, 8):
-        measure(now, score)
-    for seed in (0, 4):
-        plan.run("c", seed).evaluation_file(plan.protocol("c")).unlink()
-    assert len(reached(plan).seeds) == 8
-    assert reached(plan).unfinished() == [("c", 0), ("c", 4)]
-    plan.run("c", 7).evaluation_file(plan.protocol("c")).unlink()
-    assert len(reached(plan).seeds) == 3, "seed 4 is of the second look, and seed 7 of the third"
-
-
 @pytest.fixture
 def carried_out(tiny: RunConfig, score: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[int], str]]:
     """`harness ablate` with these options, with invented values instead of training; returns the seeds of each look,
@@ -123,6 +110,18 @@ def test_fewer_seeds_than_are_trained_take_nothing_away(carried_out: Any) -> Non
 
 def test_until_decided_goes_through_all_looks(carried_out: Any) -> None:
     assert carried_out(until="decided")[0] == [3, 5, 8]
+
+
+@pytest.mark.parametrize("arm", ["a", "b", "c"])
+def test_a_removed_run_is_trained_again_and_the_later_looks_stay(arm: str, tiny: RunConfig, carried_out: Any) -> None:
+    """Otherwise the table of the first look would replace that of the last one. b is decided at the first look."""
+    carried_out(until="decided")
+    plan = planned(tiny)
+    plan.run(arm, 0).evaluation_file(plan.protocol(arm)).unlink()
+    looks, said = carried_out()
+    assert looks == [3, 8]
+    assert said.rstrip().endswith("This was the last look.")
+    assert carried_out(seeds=3)[0] == [8]
 
 
 def test_too_few_hours_start_no_further_look(carried_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:

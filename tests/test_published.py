@@ -70,6 +70,10 @@ def test_a_study_is_published_once_every_trial_has_ended(
 ) -> None:
     (file := tmp_path / "ends.py").write_text(STUDY)
     plan = Plan.of(load_study(str(file)), "digits", load_scale("digits"), {}, None, [])
+    changed = dataclasses.replace(plan, changes={"train.steps": "3"})
+    changed.write()
+    assert main(["publish", str(file)]) == 2
+    assert f"A study that was run with --set ({changed.name}) cannot be published" in capsys.readouterr().err
     before = (committed.parent / "studies" / "README.md").read_text()
     judged(plan, score, last=-1)
     assert main(["publish", str(file)]) == 2
@@ -83,10 +87,6 @@ def test_a_study_is_published_once_every_trial_has_ended(
         ["studies/README.md"],
         before,
     )
-    changed = dataclasses.replace(plan, changes={"train.steps": "3"})
-    changed.write()
-    assert main(["publish", str(file)]) == 2
-    assert f"first. {changed.name} cannot be published: put its --set into the study's file" in capsys.readouterr().err
     judged(plan, score)
     assert main(["publish", str(file)]) == 0
     assert files(committed) == [

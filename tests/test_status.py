@@ -119,7 +119,12 @@ def test_it_reads_beside_a_command_that_holds_every_lock(
     changed = dataclasses.replace(plan, changes={"train.steps": "3"})
     changed.write()
     assert main(["status", "toy"]) == 2
-    assert f"Begun with other changes: {changed.name}; give their --set. Run `harness" in capsys.readouterr().err
+    assert f"Begun with other changes: {changed.name} (--set train.steps=3). Run `harness" in capsys.readouterr().err
+    monkeypatch.setattr(status, "plan_of", lambda options: dataclasses.replace(changed, changes={"seed": "9"}))
+    plan.write()
+    assert main(["status", "toy"]) == 2
+    assert f"changes: {plan.name} (without --set); {changed.name} (--set" in capsys.readouterr().err
+    monkeypatch.setattr(status, "plan_of", lambda options: plan.up_to(1))
     plan.write()
     write_json(plan.folder / node.FILE, {"device": "cpu", "hardware": "x", "host": "n7"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -99,6 +99,16 @@ class Hours(StopSignal):
         return self._ends - time.monotonic()
 
 
+def _looks(plan: Plan, seeds: int, at: Callable[[Plan], Plan], at_least: bool) -> Iterator[Plan]:
+    """Yield the looks up to a number of seeds, and with `at_least` also the last one that is complete by then.
+
+    If a run of the first look was removed, its training completes the later looks too.
+    """
+    yield from through(plan, seeds, at)
+    if at_least and seeds < plan.looks.last and len((now := reached(at(plan))).seeds) > seeds:
+        yield now
+
+
 def compare(
     options: argparse.Namespace, plan: Plan, placement: Placement, console: Console, stop: Hours, *notes: str,
     more: Callable[[], list[Path]] = list, show: Show = on_terminal,
@@ -122,7 +132,7 @@ def compare(
         plan = known
         options.seeds = len(known.seeds)
     goes_on = options.seeds is None and (options.until or options.max_hours)
-    for now in through(plan, plan.looks.last if goes_on else len(plan.seeds), at):
+    for now in _looks(plan, plan.looks.last if goes_on else len(plan.seeds), at, options.seeds is None):
         if (needed := seconds_for(now, placement.workers)) > stop.remaining:
             hours = duration(needed)
             console.print(f"{len(now.seeds)} seeds would take about {hours}, longer than --max-hours leaves.")

@@ -13,6 +13,7 @@ from argcomplete.completers import FilesCompleter
 
 from harness.ablation.design.folder import declaring, scale_names
 from harness.cli.parser import Parser
+from harness.core.errors import UserError
 from harness.core.files import results_folder, runs_folder
 from harness.core.registry import HOMES
 
@@ -41,7 +42,14 @@ def _completer(argument: Action, command: str) -> Callable[..., Iterable[str]]:
         "run": _runs,
         "runs": _runs,
     }
-    return lambda **_: names.get(argument.dest, list)()
+
+    def known(**_: object) -> list[str]:
+        try:
+            return [*names.get(argument.dest, list)()]
+        except (UserError, OSError, ValueError, SyntaxError):
+            return []
+
+    return known
 
 
 def _runs() -> list[str]:

@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.table import Table
 
-from harness.ablation.design.folder import studies_folder
+from harness.ablation.design.folder import scales_file, studies_folder
 from harness.ablation.design.study import load_scales
 from harness.core.errors import UserError, redacted
 from harness.core.files import locked, results_folder
@@ -200,12 +200,11 @@ def _data() -> Iterator[Finding]:
 
 def _studies() -> Iterator[Finding]:
     try:
-        number = len(load_scales())
+        folder = studies_folder()
+        yield Finding("studies", f"{folder}: {len(load_scales())} scales")
     except (UserError, AttributeError) as error:
-        advice = "Mend scales.py in the folder of HARNESS_STUDIES, or unset it."
+        advice = "" if "HARNESS_STUDIES" in str(error) else f"Mend {scales_file()}."
         yield Finding("studies", str(error), advice, True)
-        return
-    yield Finding("studies", f"{studies_folder()}: {number} scales")
 
 
 def _versions() -> Iterator[Finding]:

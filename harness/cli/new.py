@@ -55,8 +55,9 @@ def _named(text: str, name: str) -> str:
 
 def _tested(test: Path) -> list[list[str]]:
     """Return the commands that install pytest, if it is missing, and run the test: without workers, for one file."""
-    missing = [] if importlib.util.find_spec("pytest") else [["pip", "install", "pytest"]]
-    return [*missing, ["pytest", *(["-n", "0"] if importlib.util.find_spec("xdist") else []), str(test)]]
+    if not importlib.util.find_spec("pytest"):
+        return [["python", "-m", "pip", "install", "pytest"], ["python", "-m", "pytest", str(test)]]
+    return [["pytest", *(["-n", "0"] if importlib.util.find_spec("xdist") else []), str(test)]]
 
 
 def _next(place: Path, family: str, name: str) -> list[list[str]]:

@@ -35,6 +35,7 @@ from harness.ablation.report.mirrored import mirrored
 from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
+from harness.core.files import read_json
 from harness.core.progress import shown
 from harness.core.signals import Stop
 from harness.evaluation.floor import judge_floor
@@ -71,18 +72,23 @@ def looked_for(plan: Plan) -> str:
     """Say where the runs of a plan were looked for, under which protocol their values, and what was begun instead."""
     arm, seed = plan.trials()[0]
     first = plan.run(arm, seed)
-    others = ", ".join(begun_otherwise(plan))
-    begun = f" Begun with other changes: {others}; give their --set." if others else ""
+    others = "; ".join(f"{name} ({words or 'without --set'})" for name, words in begun_otherwise(plan).items())
+    begun = f" Begun with other changes: {others}." if others else ""
     return (
         f"Looked in {first.folder.parent} for {len(plan.trials())} runs (first: {first.name}, {arm} seed {seed}) and "
         f"for their evaluations under protocol {plan.protocol(arm).digest}.{begun}"
     )
 
 
-def begun_otherwise(plan: Plan) -> list[str]:
-    """Return the names of the plans of the same study and scale that were begun with other changes."""
+def begun_otherwise(plan: Plan) -> dict[str, str]:
+    """Return {name: its --set} of the plans of the same study and scale that were begun with other changes."""
+    found = {stored.name: read_json(stored.file).get("changes", {}) for stored in stored_plans()}
     begins = f"{plan.study}-{plan.scale}-"
-    return sorted({stored.name for stored in stored_plans() if f"{stored.name}-".startswith(begins)} - {plan.name})
+    return {
+        name: " ".join(f"--set {path}={value}" for path, value in changes.items())
+        for name, changes in sorted(found.items())
+        if f"{name}-".startswith(begins) and name != plan.name
+    }
 
 
 def training_command(options: argparse.Namespace) -> str:

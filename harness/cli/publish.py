@@ -76,14 +76,16 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
 
 
 def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
-    """Return the plan whose trials have all ended, at the last look that it reached; `UserError` if there is none."""
+    """Return the plan whose trials have all ended, at its last complete look; `UserError` if there is none."""
     plan, left = min(((found, found.unfinished()) for found in map(reached, plans)), key=lambda one: len(one[1]))
     if left:
         arm, seed = left[0]
         place = plan.run(arm, seed).folder
         reason = f"{len(left)} of {len(plan.trials())} trials have not ended, for example {arm} seed {seed} ({place})"
         advice = f"Run `{training_command(options)}` first."
-        if others := begun_otherwise(plan):
-            advice += f" {', '.join(others)} cannot be published: put its --set into the study's file, in at_scale."
+        begun = [name for name, words in begun_otherwise(plan).items() if words and len(left) == len(plan.trials())]
+        if begun and declared_in(options.study, "STUDY"):
+            which = f"A study that was run with --set ({', '.join(begun)})"
+            advice += f" {which} cannot be published: its settings must be in its file, such as in at_scale."
         raise UserError(f"{plan.name}: {reason}. {advice}")
     return plan

@@ -1,23 +1,24 @@
 """The index of runs: what was taken from their files, kept until one of the files changes, as Git's index does.
 
 A report reads three files of each run. results/local/index/<training digest>.json keeps what it took, so that the next
-command looks only at their inodes, times and sizes. The index is no truth: without it every file is read again, and an
-entry counts only for the files and the code that it was made from.
+command looks only at their inodes, times and sizes. No result depends on the index: without it every file is read, and
+an entry counts only for the files and the code that it was made from.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import os
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+import harness
 from harness.core.files import complete_lines, runs_folder, short_hash, signature, write_atomic
 from harness.core.reading import LARGEST, Damaged, bytes_of, say_once
 from harness.runs.numbers import Judged, Trained
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
     from harness.evaluation.protocol import Protocol
     from harness.runs.folder import Run
 
-MAKERS = (
-    "harness.evaluation.protocol", "harness.runs.contents", "harness.runs.lacking", "harness.runs.numbers",
-    "harness.training.diagnostics",
-)  # fmt: skip
-"""Modules that decide which numbers are taken from files."""
 RECENT_S = 2.0
 """Seconds after a write in which an entry is not stored: where times are coarse, a later write may look the same."""
 T = TypeVar("T", Judged, Trained)
@@ -47,7 +43,7 @@ class Content(NamedTuple):
     """The content of an index file."""
 
     code: str
-    """Digest of `MAKERS`."""
+    """Digest of the package's sources."""
     judged: dict[str, Entry[Judged]]
     """{run, protocol and settings: entry of an evaluation}"""
     trained: dict[str, Entry[Trained]]
@@ -69,27 +65,36 @@ class Index:
         config = run.config.evaluate
         key = f"{run.name} {protocol.digest} {config.digest}"
         paths = (f"{run.folder}/evaluations/{protocol.digest}.json",)
-        return self._numbers(self.content.judged, key, paths, lambda: Judged.of(config, run.evaluation(protocol)))
+
+        def read() -> tuple[Judged, bool]:
+            numbers = Judged.of(config, run.evaluation(protocol))
+            return numbers, numbers.whole
+
+        return self._numbers(self.content.judged, key, paths, read)
 
     def trained(self, run: Run) -> Trained:
-        """Return the numbers of a run's training."""
+        """Return the numbers of a run's training. Every command that reads a damaged line reports it."""
         paths = (f"{run.folder}/metrics.jsonl", f"{run.folder}/environment.json")
 
-        def read() -> Trained:
+        def read() -> tuple[Trained, bool]:
             lines = run.metrics()
-            damaged = complete_lines(Path(paths[0])).count(b"\n") > len(lines)
-            return Trained.of(run.config, lines, run.environment, damaged)
+            intact = len(lines) == sum(map(bool, complete_lines(Path(paths[0])).split(b"\n")))
+            numbers = Trained.of(run.config, lines, run.environment)
+            return numbers, intact and not math.isnan(numbers.seconds)
 
         return self._numbers(self.content.trained, run.name, paths, read)
 
-    def _numbers(self, known: dict[str, Entry[T]], key: str, paths: Sequence[str], read: Callable[[], T]) -> T:
+    def _numbers(
+        self, known: dict[str, Entry[T]], key: str, paths: Sequence[str], read: Callable[[], tuple[T, bool]]
+    ) -> T:
+        """Return an entry's numbers, or those that `read` returns, which also says whether to keep them."""
         marks = [signature(path) for path in paths]
-        if (kept := known.get(key)) and kept.marks == marks:
+        kept = known.get(key)
+        if kept and kept.marks == marks and (key not in self.recent or _just_written(paths)):
             return kept.numbers
-        written = max((os.stat(path).st_mtime for path in paths if os.path.exists(path)), default=0.0)
-        mark_recent = self.recent.add if time.time() - written < RECENT_S else self.recent.discard
-        numbers = read()
-        if numbers.whole:
+        mark_recent = self.recent.add if _just_written(paths) else self.recent.discard
+        numbers, keep = read()
+        if keep:
             known[key] = Entry(marks, numbers)
             mark_recent(key)
             self.changed = True
@@ -98,10 +103,19 @@ class Index:
     def store(self) -> None:
         """Write the new entries. Where two commands write at once, the entries of the last one stay."""
         if self.changed:
-            kinds = (self.content.judged, self.content.trained)
-            kept = [{key: entry for key, entry in known.items() if key not in self.recent} for known in kinds]
-            write_atomic(self.place, json.dumps([self.content.code, *kept], default=list))
+            judged, trained = (self._lasting(known) for known in (self.content.judged, self.content.trained))
+            write_atomic(self.place, json.dumps([self.content.code, judged, trained], default=list))
             self.changed = False
+
+    def _lasting(self, known: Mapping[str, Entry[T]]) -> dict[str, Entry[T]]:
+        """Return the entries to store: not those of files written just before they were read, nor of removed runs."""
+        there = {path.name for path in runs_folder().glob(f"{self.place.stem}-s*")}
+        return {key: own for key, own in known.items() if key not in self.recent and key.split()[0] in there}
+
+
+def _just_written(paths: Iterable[str]) -> bool:
+    written = max((os.stat(path).st_mtime for path in paths if os.path.exists(path)), default=0.0)
+    return time.time() - written < RECENT_S
 
 
 _OPEN: dict[Path, Index] = {}
@@ -148,5 +162,5 @@ def _adapter() -> TypeAdapter[Content]:
 
 @functools.cache
 def _code() -> str:
-    sources = (Path(str(sys.modules[name].__file__)).read_bytes() for name in MAKERS)
-    return short_hash(b"".join(sources))
+    sources = sorted(Path(harness.__file__).parent.rglob("*.py"))
+    return short_hash(b"".join(path.read_bytes() for path in sources))

@@ -21,6 +21,7 @@ from harness.evaluation.metric import label_of
 from harness.evaluation.protocol import Protocol, digest_of, guidance_of
 from harness.runs.contents import EVALUATED, Elsewhere
 from harness.runs.folder import Run
+from harness.runs.numbers import seconds_of
 
 if TYPE_CHECKING:
     import rich.text
@@ -105,7 +106,7 @@ def _flow(run: Run, *protocols: Protocol) -> Link:
     pictures = sorted(run.folder.glob(f"samples/{digest_of(known['protocol'])}-nfe-*.png"))
     kind = "distilled" if config.reflow.distil else "flow"
     return Link(
-        kind, config.title, str(run.folder), tuple(facts), run.trained.seconds, pictures[0] if pictures else None
+        kind, config.title, str(run.folder), tuple(facts), training_seconds(run), pictures[0] if pictures else None
     )
 
 
@@ -131,6 +132,11 @@ def _way(protocol: Mapping[str, Any]) -> str:
     """Return the solver and guidance of a protocol in words."""
     scale = protocol["guidance"].get("scale", 1)
     return protocol["solver"]["name"] + (f", guidance {scale:g}" if scale != 1 else "")
+
+
+def training_seconds(run: Run) -> float:
+    """Return the seconds of a run's training steps; NaN if there are none."""
+    return seconds_of(run.metrics(), run.config.train.batch_size)
 
 
 def described(link: Link) -> rich.text.Text:

@@ -71,31 +71,22 @@ class Trained(NamedTuple):
     commits: Sequence[str]
     hardware: str
     """The GPU or the processor; empty if it is not known."""
-    damaged: bool
-    """Whether lines were passed over, as every command that reads them says."""
 
     @classmethod
-    def of(
-        cls, config: RunConfig, lines: Sequence[Mapping[str, Any]], environment: Mapping[str, Any], damaged: bool
-    ) -> Trained:
+    def of(cls, config: RunConfig, lines: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> Trained:
         """Build from the intact lines of metrics.jsonl and the content of environment.json."""
         on_gpu = environment.get("resolved", {}).get("device") == "cuda"
         machine = environment.get("machine", {})
         return cls(
-            _seconds(lines, config.train.batch_size),
+            seconds_of(lines, config.train.batch_size),
             _late(lines, config.train.steps),
             environment.get("commits", []),
             str(machine.get("accelerator" if on_gpu else "processor", "")),
-            damaged,
         )
 
-    @property
-    def whole(self) -> bool:
-        """Whether it has begun, and all of its lines are intact."""
-        return not (math.isnan(self.seconds) or self.damaged)
 
-
-def _seconds(lines: Sequence[Mapping[str, Any]], batch_size: int) -> float:
+def seconds_of(lines: Sequence[Mapping[str, Any]], batch_size: int) -> float:
+    """Return the seconds of the steps in a training's lines, without looks and checkpoints; NaN without steps."""
     spent = 0.0
     last = 0
     for line in lines:

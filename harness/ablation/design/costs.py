@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from harness.core.registry import find
 from harness.evaluation.protocol import Protocol
+from harness.runs import lineage
 from harness.runs.folder import Run
 
 NEAR = 0.05
@@ -70,7 +71,7 @@ def training_flops(run: Run, protocol: Protocol, metric: str) -> float:
 
 def training_seconds(run: Run, protocol: Protocol, metric: str) -> float:
     """Return the seconds of all training steps, without evaluations in between and without a teacher's training."""
-    return run.trained.seconds
+    return lineage.training_seconds(run)
 
 
 _NEAR_ITS_BEST = f" (within {NEAR:.0%} of the trial's best)"

@@ -114,7 +114,8 @@ class Slurm(Launcher, name="slurm"):
         try:
             return self._queue(*options)
         except UserError as error:
-            return say_once(f"{error}. The trials go on without it.")
+            say_once(f"{error}. The trials go on without it.")
+            return None
 
     def _queue(self, *options: str) -> set[tuple[str, int]]:
         """Return (job, number of the trial) of the tasks in the queue; `UserError` if Slurm does not answer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -42,16 +41,16 @@ def through(plan: Plan, seeds: int, at: Callable[[Plan], Plan] = as_it_is) -> It
 
 
 def reached(plan: Plan) -> Plan:
-    """Return the plan at the last look whose own seeds have all ended; at its first look where none has.
-
-    A run of an earlier look that was removed takes no look back: it is open again.
-    """
-    first, *_ = plan.looks.seeds
-    for before, n in reversed([*itertools.pairwise(plan.looks.seeds)]):
+    """Return the plan at its last complete look; at its first look where none is complete."""
+    complete = decided(plan.up_to(plan.looks.seeds[0]))
+    left = complete.unfinished()
+    for n in plan.looks.seeds[1:]:
+        if left or complete.is_decided:
+            break
         now = decided(plan.up_to(n))
-        if not any(seed >= before for _, seed in now.unfinished()):
-            return now
-    return decided(plan.up_to(first))
+        left = now.unfinished()
+        complete = complete if left else now
+    return complete
 
 
 def about(plan: Plan, settled: Settled) -> list[str]:

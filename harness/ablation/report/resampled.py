@@ -18,6 +18,7 @@ from harness.core.errors import UserError
 from harness.core.registry import find
 from harness.data.base import load
 from harness.evaluation.doubts import short_of_samples
+from harness.runs.lineage import training_seconds
 
 FURTHER = (2, 4)
 """Multiples of the largest number of samples to which the laws extrapolate."""
@@ -149,7 +150,7 @@ def _cost(design: Resampling, arm: str, known: Known) -> Cost:
     """Return the mean seconds of a run of an arm."""
     plan = design.plan
     runs = [plan.run(arm, seed) for seed in design.seeds[arm]]
-    trained = [seconds for run in runs if not math.isnan(seconds := run.trained.seconds)]
+    trained = [seconds for run in runs if not math.isnan(seconds := training_seconds(run))]
     judged = [run.evaluation(plan.protocol(arm)) for run in runs]
     primary = str(plan.nfe)
     elsewhere = [sum(own["seconds"].values()) - own["sampling_seconds"].get(primary, 0.0) for own in judged]

@@ -13,6 +13,7 @@ from harness.runs.config import RunConfig
 from harness.runs.estimate import Spent
 from harness.runs.folder import Run
 from harness.runs.identity import training_digest
+from harness.runs.lineage import training_seconds
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _training(run: Run) -> Spent:
     size = _bytes(run.folder, "**/*") - judging
     about = run.pairs.about if run.parent else {}
     pairs = about["number"] / about["pairs_per_second"] if about else 0.0
-    return Spent(run.trained.seconds + pairs, size + (_bytes(run.pairs.folder, "*") if run.parent else 0.0))
+    return Spent(training_seconds(run) + pairs, size + (_bytes(run.pairs.folder, "*") if run.parent else 0.0))
 
 
 def _bytes(folder: Path, pattern: str) -> int:
