@@ -11,6 +11,7 @@ or open files: also your own commands that were given `environment`.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import pwd
 import secrets
@@ -35,6 +36,8 @@ class RayCluster(Service):
     def __init__(self, folder: Path, nodes: int = 2, cpus: int = 4) -> None:
         super().__init__(folder)
         self.addresses: list[str] = []
+        """Those of the nodes that are up."""
+        self._free = itertools.count(2)
         self.cpus = cpus
         self.address = f"127.0.0.2:{free_port()}"
         self.environment = {
@@ -57,7 +60,7 @@ class RayCluster(Service):
 
     def start_node(self) -> None:
         """Start one more node; the first is the head."""
-        own = f"127.0.0.{len(self.addresses) + 2}"
+        own = f"127.0.0.{next(self._free)}"
         port = self.address.rpartition(":")[2]
         head = [f"--port={port}", f"--temp-dir={self.folder}"]
         where = [f"--address={self.address}"] if self.addresses else ["--head", "--include-dashboard=false", *head]
@@ -69,9 +72,9 @@ class RayCluster(Service):
 
     def kill_node(self, i: int) -> None:
         """End the raylet of a node by kill -9, and not its workers. Ray notices after about 15 s."""
-        mark = f"--node_ip_address={self.addresses[i]}"
+        mark = f"--node_ip_address={self.addresses.pop(i)}"
         raylets = [process for process in processes(str(self.folder), mark) if process.name() == "raylet"]
-        assert raylets, f"node {i} has no raylet"
+        assert raylets, f"no raylet has {mark}"
         kill(raylets)
 
     def stop(self) -> None:

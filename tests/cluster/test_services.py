@@ -95,7 +95,7 @@ def asked(cluster: RayCluster, environment: dict[str, str], *nodes: str) -> list
 
 
 def test_ray_runs_a_task_on_each_node(ray_cluster: RayCluster) -> None:
-    assert ray_cluster.addresses == ["127.0.0.2", "127.0.0.3"]
+    assert len({*ray_cluster.addresses}) == 2
     assert asked(ray_cluster, ray_cluster.environment, *ray_cluster.addresses) == ray_cluster.addresses
 
 
@@ -106,9 +106,11 @@ def test_ray_refuses_another_token(ray_cluster: RayCluster) -> None:
 
 
 def test_a_node_of_ray_is_lost_and_another_comes(ray_cluster: RayCluster) -> None:
+    lost = ray_cluster.addresses[1]
     ray_cluster.kill_node(1)
     ray_cluster.start_node()
-    head, _, new = ray_cluster.addresses
+    head, new = ray_cluster.addresses
+    assert new != lost
     assert asked(ray_cluster, ray_cluster.environment, head, new) == [head, new]
 
 
