@@ -78,9 +78,9 @@ def test_runs(lab: Path) -> None:
         ("sample", student, "--number", "4", "--nfe", "2", "--out", "x.npz"): [],
         ("lineage", student): [],
         ("lineage", student, "--out", "x.png"): [],
-        ("table", "two", "--scale", "points"): ["tables", "figures", "reports", "references"],
-        ("publish", "two", "--scale", "points"): ["references"],
-        ("reflow", even, "--workers", "1"): ["references"],
+        ("table", "two", "--scale", "points"): ["tables", "figures", "reports", "references", "index"],
+        ("publish", "two", "--scale", "points"): ["references", "index"],
+        ("reflow", even, "--workers", "1"): ["references", "index"],
     }
     known = files(lab / "finished")
     facts = [path for path in known if path.suffix in (".json", ".jsonl")]

@@ -252,7 +252,7 @@ def test_a_trained_flow_starts_at_one_population_and_ends_at_the_other(transport
             {"evaluate.solver": "heun_sde", "coupling": "independent"},
             r"^evaluate\.solver: heun_sde needs the score, which population noise",
         ),
-        ({"noise": "population"}, r"^noise\.dataset: Population needs it\. Give a value\.$"),
+        ({"noise": "population"}, r"^noise\.dataset: population needs it\. Give a value\.$"),
         ({"noise.dataset": "moon"}, r"^noise\.dataset: 'moon' is not a known dataset\. Did you mean 'moons'\?$"),
     ],
 )
