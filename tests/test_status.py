@@ -118,10 +118,14 @@ def test_it_reads_beside_a_command_that_holds_every_lock(
     assert said.endswith("Run `harness ablate toy --scale digits` first.\n")
     changed = dataclasses.replace(plan, changes={"train.steps": "3"})
     changed.write()
+    dataclasses.replace(plan, smallest_difference=0.2).write()  # of the same name: no other changes
     assert main(["status", "toy"]) == 2
     assert f"Begun with other changes: {changed.name} (--set train.steps=3). Run `harness" in capsys.readouterr().err
     monkeypatch.setattr(status, "plan_of", lambda options: dataclasses.replace(changed, changes={"seed": "9"}))
     plan.write()
+    damaged = plan.folder.with_name("toy-digits-0123456789ab") / "plan.json"
+    damaged.parent.mkdir()
+    damaged.write_text("[")
     assert main(["status", "toy"]) == 2
     assert f"changes: {plan.name} (without --set); {changed.name} (--set" in capsys.readouterr().err
     monkeypatch.setattr(status, "plan_of", lambda options: plan.up_to(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import os
@@ -10,6 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -82,13 +84,14 @@ def looked_for(plan: Plan) -> str:
 
 def begun_otherwise(plan: Plan) -> dict[str, str]:
     """Return {name: its --set} of the plans of the same study and scale that were begun with other changes."""
-    found = {stored.name: read_json(stored.file).get("changes", {}) for stored in stored_plans()}
     begins = f"{plan.study}-{plan.scale}-"
-    return {
-        name: " ".join(f"--set {path}={value}" for path, value in changes.items())
-        for name, changes in sorted(found.items())
-        if f"{name}-".startswith(begins) and name != plan.name
-    }
+    found = {}
+    for stored in stored_plans():
+        if f"{stored.name}-".startswith(begins) and stored.name != plan.name:
+            with contextlib.suppress(UserError):  # damaged: not what this command is about
+                changes = read_json(stored.file, dict[str, Any]).get("changes", {})
+                found[stored.name] = " ".join(f"--set {path}={value}" for path, value in changes.items())
+    return found
 
 
 def training_command(options: argparse.Namespace) -> str:

@@ -110,7 +110,8 @@ class Index:
     def _lasting(self, known: Mapping[str, Entry[T]]) -> dict[str, Entry[T]]:
         """Return the entries to store: not those of files written just before they were read, nor of removed runs."""
         there = {path.name for path in runs_folder().glob(f"{self.place.stem}-s*")}
-        return {key: own for key, own in known.items() if key not in self.recent and key.split()[0] in there}
+        now = dict(known)  # the thread that follows the runs may add an entry
+        return {key: own for key, own in now.items() if key not in self.recent and key.split()[0] in there}
 
 
 def _just_written(paths: Iterable[str]) -> bool:

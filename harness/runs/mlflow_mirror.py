@@ -106,10 +106,10 @@ class Mirror:
         usual = folder / "tracking" / f"{digest(about)}.json"
         for path in _places(usual):
             state = sent_of(path)
-            if state and self._holds(state["run_id"]):
-                named = about | {"uri": state["uri"]}
-                if path.stem == (usual.stem if named == about else digest(named)):
-                    return path, state
+            named = about | {"uri": state.get("uri")}
+            own = usual.stem if named == about else digest(named)
+            if state and path.stem == own and self._holds(state["run_id"]):
+                return path, state
         return usual, {}
 
     def _holds(self, run_id: str) -> bool:
